@@ -1,0 +1,182 @@
+//! The element types in memory, and how runs of them move to and from the type arithmetic is done in.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use crate::math::real::Real;
+
+use super::walk::{Cursor, Run};
+
+/// An element type of logits. Loading never rounds; storing rounds once.
+pub trait Storage: Copy + Send + Sync + 'static {
+    /// What the arithmetic is done in.
+    type Real: Real;
+
+    /// The slice itself where memory already holds the arithmetic's type.
+    fn as_reals(memory: &[Self]) -> Option<&[Self::Real]>;
+    fn load(self) -> Self::Real;
+    fn store(value: Self::Real) -> Self;
+    fn load_dense(from: &[Self], to: &mut [Self::Real]);
+    fn store_dense(from: &[Self::Real], to: &mut [Self]);
+}
+
+macro_rules! wide {
+    ($type:ty) => {
+        impl Storage for $type {
+            type Real = $type;
+            fn as_reals(memory: &[Self]) -> Option<&[Self]> {
+                Some(memory)
+            }
+            #[inline]
+            fn load(self) -> Self {
+                self
+            }
+            #[inline]
+            fn store(value: Self) -> Self {
+                value
+            }
+            fn load_dense(from: &[Self], to: &mut [Self]) {
+                to.copy_from_slice(from);
+            }
+            fn store_dense(from: &[Self], to: &mut [Self]) {
+                to.copy_from_slice(from);
+            }
+        }
+    };
+}
+
+macro_rules! narrow {
+    ($type:ty) => {
+        impl Storage for $type {
+            type Real = f32;
+            fn as_reals(_: &[Self]) -> Option<&[f32]> {
+                None
+            }
+            #[inline]
+            fn load(self) -> f32 {
+                self.to_f32()
+            }
+            #[inline]
+            fn store(value: f32) -> Self {
+                Self::from_f32(value)
+            }
+            fn load_dense(from: &[Self], to: &mut [f32]) {
+                from.convert_to_f32_slice(to);
+            }
+            fn store_dense(from: &[f32], to: &mut [Self]) {
+                to.convert_from_f32_slice(from);
+            }
+        }
+    };
+}
+
+wide!(f32);
+wide!(f64);
+narrow!(f16);
+narrow!(bf16);
+
+/// A tensor's memory with its element type; offsets come from a [`super::walk::Walk`] over the tensor's own axes.
+#[derive(Clone, Copy)]
+pub struct Memory<S> {
+    start: *mut S,
+}
+
+// Parallel chunks read shared inputs and write disjoint elements.
+unsafe impl<S> Send for Memory<S> {}
+unsafe impl<S> Sync for Memory<S> {}
+
+impl<S: Copy> Memory<S> {
+    /// # Safety
+    /// Every offset passed to the methods below must be one that the tensor's shape and strides reach,
+    /// of a tensor whose elements are valid for as long as this is used, and hold `S`.
+    pub unsafe fn new(start: *mut u8) -> Self {
+        Self { start: start.cast() }
+    }
+
+    #[inline]
+    pub fn read(&self, offset: isize) -> S {
+        // SAFETY: in bounds by `new`'s contract.
+        unsafe { *self.start.offset(offset) }
+    }
+
+    #[inline]
+    fn write(&self, offset: isize, value: S) {
+        // SAFETY: in bounds by `new`'s contract; outputs do not overlap what others touch.
+        unsafe { *self.start.offset(offset) = value }
+    }
+
+    /// A dense run as a slice. The caller sees to it that nobody writes there meanwhile.
+    #[inline]
+    pub fn slice(&self, run: Run) -> Option<&[S]> {
+        // SAFETY: a run of stride one is contiguous, and in bounds by `new`'s contract.
+        (run.stride == 1).then(|| unsafe { std::slice::from_raw_parts(self.start.offset(run.offset), run.count) })
+    }
+
+    /// A dense run to write to. No other slice may touch it meanwhile.
+    #[inline]
+    #[allow(clippy::mut_from_ref)]
+    pub fn slice_mut(&self, run: Run) -> Option<&mut [S]> {
+        // SAFETY: as above, and every element of an output belongs to exactly one chunk.
+        (run.stride == 1).then(|| unsafe { std::slice::from_raw_parts_mut(self.start.offset(run.offset), run.count) })
+    }
+}
+
+impl<S: Storage> Memory<S> {
+    /// The next elements: memory itself where it can serve as it is, else copied into `scratch`.
+    pub fn load<'a>(&'a self, cursor: &mut Cursor, scratch: &'a mut [S::Real], in_place: bool) -> &'a [S::Real] {
+        let run = cursor.peek(scratch.len());
+        if run.count == scratch.len() && !in_place {
+            if let Some(reals) = self.slice(run).and_then(S::as_reals) {
+                cursor.skip(run.count);
+                return reals;
+            }
+        }
+        self.copy_to(cursor, scratch);
+        scratch
+    }
+
+    pub fn copy_to(&self, cursor: &mut Cursor, to: &mut [S::Real]) {
+        let mut done = 0;
+        while done < to.len() {
+            let run = cursor.next_run(to.len() - done);
+            let part = &mut to[done..done + run.count];
+            match self.slice(run) {
+                Some(dense) => S::load_dense(dense, part),
+                None if run.stride == 0 => part.fill(self.read(run.offset).load()),
+                None => {
+                    for (i, value) in part.iter_mut().enumerate() {
+                        *value = self.read(run.offset + i as isize * run.stride).load();
+                    }
+                }
+            }
+            done += run.count;
+        }
+    }
+
+    pub fn copy_from(&self, cursor: &mut Cursor, from: &[S::Real]) {
+        let mut done = 0;
+        while done < from.len() {
+            let run = cursor.next_run(from.len() - done);
+            let part = &from[done..done + run.count];
+            match self.slice_mut(run) {
+                Some(dense) => S::store_dense(part, dense),
+                None => {
+                    for (i, &value) in part.iter().enumerate() {
+                        self.write(run.offset + i as isize * run.stride, S::store(value));
+                    }
+                }
+            }
+            done += run.count;
+        }
+    }
+
+    #[inline]
+    pub fn load_at(&self, offset: isize) -> S::Real {
+        self.read(offset).load()
+    }
+
+    #[inline]
+    pub fn store_at(&self, offset: isize, value: S::Real) {
+        self.write(offset, S::store(value));
+    }
+}

@@ -1,0 +1,156 @@
+//! `exp` and `log` on unevaluated sums `high + low`.
+//!
+//! Focal loss raises `m` to a power as `exp(gamma * log m)`. An absolute error `d` in the logarithm
+//! becomes a relative error `gamma * d` in the result, so a logarithm that is merely rounded to the
+//! type costs `gamma * |log m|` half-ULPs: thousands of them for a large logit. Carrying the rounding
+//! error along as a second number removes that term.
+
+use super::real::Real;
+
+/// `a + b` exactly, as (rounded sum, rounding error). Knuth's TwoSum.
+#[inline(always)]
+pub fn two_sum<R: Real>(a: R, b: R) -> (R, R) {
+    let sum = a + b;
+    let b_part = sum - a;
+    (sum, (a - (sum - b_part)) + (b - b_part))
+}
+
+/// The same where `|a| >= |b|` or `a == 0`. Dekker's FastTwoSum.
+#[inline(always)]
+pub fn fast_two_sum<R: Real>(a: R, b: R) -> (R, R) {
+    let sum = a + b;
+    (sum, (a - sum) + b)
+}
+
+/// `factor * (high + low)` as a pair; `factor` is a pair as well.
+#[inline(always)]
+pub fn scale_pair<R: Real>(factor: (R, R), (high, low): (R, R)) -> (R, R) {
+    let product = factor.0 * high;
+    let error = factor.0.mul_add(high, -product);
+    (product, factor.0.mul_add(low, factor.1.mul_add(high, error)))
+}
+
+#[inline(always)]
+fn polynomial<R: Real>(coefficients: &[R], x: R) -> R {
+    let (last, rest) = coefficients.split_last().expect("a polynomial has coefficients");
+    let mut value = *last;
+    for &coefficient in rest.iter().rev() {
+        value = value.mul_add(x, coefficient);
+    }
+    value
+}
+
+/// `exp(high + low) = (p + p_low) * up * down`, with the powers of two still apart.
+///
+/// Keeping the scale apart lets a caller multiply by a weight first, so that nothing underflows on
+/// the way to a result that is itself a normal number.
+#[derive(Clone, Copy)]
+pub struct Exp<R> {
+    pub value: R,
+    pub value_low: R,
+    pub scale: (R, R),
+}
+
+impl<R: Real> Exp<R> {
+    /// `coefficient * factor * exp(...)`.
+    #[inline(always)]
+    pub fn times(self, coefficient: R, factor: R) -> R {
+        ((coefficient * self.scale.0) * (self.value * factor)) * self.scale.1
+    }
+}
+
+/// For `high <= 0` (or barely above) and `|low|` far below one.
+/// Zero below `R::EXP_LOWEST`, NaN for NaN.
+#[inline(always)]
+pub fn exp<R: Real>((high, low): (R, R)) -> Exp<R> {
+    let vanishes = high < R::EXP_LOWEST;
+    let clamped = R::select(vanishes, R::EXP_LOWEST, high);
+    let k = clamped.mul_add(R::LOG2_E, R::ROUNDER) - R::ROUNDER;
+    let coarse = k.mul_add(-R::LN_2.0, clamped);
+    let (r, r_low) = fast_two_sum(coarse, k.mul_add(-R::LN_2.1, low));
+    let tail = (r * r).mul_add(polynomial(R::EXP, r), r_low);
+    let (value, value_low) = fast_two_sum(R::ONE, r + tail);
+    Exp {
+        value: R::select(vanishes, R::ZERO, value),
+        value_low: R::select(vanishes, R::ZERO, value_low),
+        scale: R::exp2_parts(k),
+    }
+}
+
+/// `log(1 + f + f_low) = base + (result)`, for `-1/4 <= f <= 1/2` and `base` one of `0, n ln 2`.
+#[inline(always)]
+fn log1p_reduced<R: Real>(f: R, f_low: R, base: R, base_low: R) -> (R, R) {
+    let bend = f.mul_add(polynomial(R::LOG, f), -R::HALF);
+    let rest = (f * f).mul_add(bend, f_low.mul_add(-f, f_low));
+    let (high, error) = fast_two_sum(base, f);
+    fast_two_sum(high, error + (base_low + rest))
+}
+
+/// `log(1 + e)` for `0 <= e <= 1`, given as a pair.
+#[inline(always)]
+pub fn log1p_unit<R: Real>((e, e_low): (R, R)) -> (R, R) {
+    let upper = e > R::HALF;
+    // (e - 1) / 2 is exact for e in [1/2, 1].
+    let f = R::select(upper, e.mul_add(R::HALF, -R::HALF), e);
+    let f_low = R::select(upper, e_low * R::HALF, e_low);
+    let ln_2 = R::LN_2;
+    log1p_reduced(f, f_low, R::select(upper, ln_2.0, R::ZERO), R::select(upper, ln_2.1, R::ZERO))
+}
+
+/// `log(high + low)` for a positive finite `high`, subnormal ones included.
+#[inline(always)]
+pub fn log<R: Real>((high, low): (R, R)) -> (R, R) {
+    let tiny = high < R::TINY;
+    let lift = R::select(tiny, R::LIFT, R::ONE);
+    let (k, m) = (high * lift).log2_parts();
+    let f = m - R::ONE;
+    let f_low = (low * lift) * R::exp2_negated(k);
+    let n = k - R::select(tiny, R::LIFT_LOG2, R::ZERO);
+    let base = n * R::LN_2.0;
+    let (result, result_low) = log1p_reduced(f, f_low, base, n * R::LN_2.1);
+    // The split reads bits, so NaN has to be put back by hand.
+    (R::select(high > R::ZERO, result, R::NAN), result_low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_and_log_f32_agree_with_f64() {
+        let mut worst = (0.0f64, 0.0f64);
+        for i in 0..200_000 {
+            let x = -80.0 * (i as f32) / 200_000.0;
+            let low = x * 1e-8;
+            let e = exp((x, low));
+            let got = (f64::from(e.value) + f64::from(e.value_low)) * f64::from(e.scale.0) * f64::from(e.scale.1);
+            let want = (f64::from(x) + f64::from(low)).exp();
+            worst.0 = worst.0.max((got / want - 1.0).abs());
+            let unit = i as f32 / 200_000.0;
+            let (high, low) = log1p_unit((unit, 0.0));
+            let got = f64::from(high) + f64::from(low);
+            worst.1 = worst.1.max((got - f64::from(unit).ln_1p()).abs());
+        }
+        let unit = f64::from(f32::EPSILON) / 2.0;
+        assert!(worst.0 < 0.6 * unit, "exp: {} u", worst.0 / unit);
+        assert!(worst.1 < 0.4 * unit, "log1p: {} u", worst.1 / unit);
+    }
+
+    #[test]
+    fn log_covers_the_whole_range() {
+        for &x in &[f64::MIN_POSITIVE / 1024.0, f64::MIN_POSITIVE, 1e-300, 0.3, 0.75, 1.0, 1.0000001, 1.5, 80.0, 1e300] {
+            let (high, low) = log((x, 0.0));
+            assert!((high + low - x.ln()).abs() <= 2.0 * f64::EPSILON * x.ln().abs(), "{x}");
+        }
+        assert!(log((f64::NAN, 0.0)).0.is_nan());
+        let (high, low) = log((1.0f32, 1e-12));
+        assert!((high + low - 1e-12).abs() < 1e-18);
+    }
+
+    #[test]
+    fn exp_vanishes_and_propagates() {
+        assert_eq!(exp((f32::NEG_INFINITY, 0.0)).times(1e30, 1.0), 0.0);
+        assert!(exp((f64::NAN, 0.0)).times(1.0, 1.0).is_nan());
+        assert_eq!(exp((0.0f32, 0.0)).times(1.0, 1.0), 1.0);
+    }
+}
