@@ -45,9 +45,11 @@
  *
  *     float logits[2 * 3] = {2.0f, -1.0f, 0.5f, -3.0f, -2.0f, -4.0f}, loss;
  *     int64_t targets[2] = {0, 3}, shape[2] = {2, 3};        // an object of class 0; background (K = 3)
- *     focal_loss_tensor x = {logits, {FOCAL_LOSS_DEVICE_CPU, 0}, 2, {FOCAL_LOSS_DTYPE_FLOAT, 32, 1}, shape, NULL, 0};
- *     focal_loss_tensor t = {targets, {FOCAL_LOSS_DEVICE_CPU, 0}, 1, {FOCAL_LOSS_DTYPE_INT, 64, 1}, shape, NULL, 0};
- *     focal_loss_tensor l = {&loss, {FOCAL_LOSS_DEVICE_CPU, 0}, 0, {FOCAL_LOSS_DTYPE_FLOAT, 32, 1}, NULL, NULL, 0};
+ *     focal_loss_device cpu = {FOCAL_LOSS_DEVICE_TYPE_CPU, 0};
+ *     focal_loss_dtype f32 = {FOCAL_LOSS_DTYPE_CODE_FLOAT, 32, 1}, i64 = {FOCAL_LOSS_DTYPE_CODE_INT, 64, 1};
+ *     focal_loss_tensor x = {logits, cpu, 2, f32, shape, NULL, 0};
+ *     focal_loss_tensor t = {targets, cpu, 1, i64, shape, NULL, 0};
+ *     focal_loss_tensor l = {&loss, cpu, 0, f32, NULL, NULL, 0};
  *     focal_loss_inputs inputs = {sizeof inputs, &x, &t, NULL, NULL, NULL};
  *     focal_loss_options options;
  *     focal_loss_options_init(&options);

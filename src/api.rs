@@ -8,7 +8,7 @@
 //! let targets = array![0i64, 3].into_dyn(); // an object of class 0; background (K = 3)
 //! let inputs = Inputs::new(logits.view(), Targets::I64(targets.view()));
 //! let loss = forward(&Options { reduction: Reduction::Sum, ..Options::default() }, &inputs)?;
-//! assert!((loss.sum() - 0.404_137).abs() < 1e-4);
+//! assert!((loss.sum() - 0.301_942).abs() < 1e-6);
 //! # Ok::<(), focal_loss::Error>(())
 //! ```
 
@@ -73,7 +73,8 @@ impl<'a, T: Element> Inputs<'a, T> {
     }
 
     fn to_problem(&self, grad_loss: Option<&ArrayViewD<T>>) -> Result<problem::Inputs> {
-        let typed = |name: &str, view: &ArrayViewD<T>| tensor(name, T::DTYPE, view.as_ptr(), view.shape(), view.strides());
+        let typed =
+            |name: &str, view: &ArrayViewD<T>| tensor(name, T::DTYPE, view.as_ptr(), view.shape(), view.strides());
         let optional = |name: &str, view: Option<&ArrayViewD<T>>| view.map(|view| typed(name, view)).transpose();
         Ok(problem::Inputs {
             logits: typed("logits", &self.logits)?,
@@ -91,7 +92,8 @@ impl<'a, T: Element> Inputs<'a, T> {
 }
 
 fn tensor<T>(name: &str, dtype: DType, data: *const T, shape: &[usize], strides: &[isize]) -> Result<Tensor> {
-    let (Some(shape), Some(strides)) = (Shape::new(shape.iter().copied()), Strides::new(strides.iter().copied())) else {
+    let (Some(shape), Some(strides)) = (Shape::new(shape.iter().copied()), Strides::new(strides.iter().copied()))
+    else {
         fail!(InvalidArgument, "{name}: rank {} is above {MAX_RANK}", shape.len());
     };
     Ok(Tensor { data: data.cast_mut().cast(), dtype, shape, strides })
@@ -102,8 +104,8 @@ fn output<T: Element>(name: &str, view: &mut ArrayViewMutD<T>) -> Result<Tensor>
 }
 
 fn run(options: &Options, inputs: problem::Inputs, outputs: Outputs) -> Result<()> {
-    // The views borrow their arrays for the whole call: inputs shared, outputs exclusively.
-    let problem = Problem::new(options.clone(), inputs, outputs)?;
+    // SAFETY: the callers below hold the views for the whole call: inputs shared, outputs exclusively.
+    let problem = unsafe { Problem::new(options.clone(), inputs, outputs)? };
     cpu::run(&problem, &Rayon { num_threads: options.num_threads })
 }
 

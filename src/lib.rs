@@ -12,17 +12,15 @@
 //! | [`api`] | the Rust API over `ndarray` views |
 //! | `capi`, `ort` | the only places that speak C |
 
-#![allow(missing_docs)]
-
 pub mod api;
 mod capi;
-pub mod cpu;
+mod cpu;
 pub mod error;
 pub mod math;
 pub mod options;
 mod ort;
-pub mod problem;
-pub mod tensor;
+mod problem;
+mod tensor;
 
 pub use api::{Inputs, Targets, backward, forward, forward_backward};
 pub use error::{Error, ErrorKind, Result};

@@ -77,7 +77,7 @@ impl Default for Options {
 impl Options {
     /// What can be said without seeing a tensor.
     pub fn validate(&self) -> Result<()> {
-        if !(self.alpha <= 1.0) {
+        if self.alpha.is_nan() || self.alpha > 1.0 {
             fail!(InvalidArgument, "alpha is {}, but must lie in [0, 1], or below 0 to be off", self.alpha);
         }
         if !(self.gamma >= 0.0 && self.gamma.is_finite()) {

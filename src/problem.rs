@@ -61,7 +61,13 @@ pub fn resolve_axis(axis: isize, rank: usize) -> Result<usize> {
 }
 
 impl Problem {
-    pub fn new(options: Options, inputs: Inputs, outputs: Outputs) -> Result<Self> {
+    /// Checks everything that can be checked.
+    ///
+    /// # Safety
+    /// Every element that an input's shape and strides reach must be valid to read, and every one that an
+    /// output's reach valid to write, until the last use of the problem; nobody else may write to the
+    /// former or touch the latter meanwhile. That is the one thing that cannot be checked.
+    pub unsafe fn new(options: Options, inputs: Inputs, outputs: Outputs) -> Result<Self> {
         options.validate()?;
         let Inputs { logits, targets, class_alpha, weight, normalizer, grad_loss } = inputs;
         logits.check("logits")?;
@@ -79,15 +85,24 @@ impl Problem {
                 fail!(
                     InvalidArgument,
                     "targets: class indices have shape {:?}, but logits {:?} without class axis {axis} are {:?}",
-                    targets.shape, logits.shape, row_shape
+                    targets.shape,
+                    logits.shape,
+                    row_shape
                 );
             }
         } else {
             same_dtype("targets", &targets, &logits)?;
             if *targets.shape != *logits.shape {
-                fail!(InvalidArgument, "targets: dense targets have shape {:?}, but logits have {:?}", targets.shape, logits.shape);
+                fail!(
+                    InvalidArgument,
+                    "targets: dense targets have shape {:?}, but logits have {:?}",
+                    targets.shape,
+                    logits.shape
+                );
             }
-            for (name, index) in [("ignore_index", options.ignore_index), ("background_index", options.background_index)] {
+            for (name, index) in
+                [("ignore_index", options.ignore_index), ("background_index", options.background_index)]
+            {
                 if let Some(index) = index {
                     fail!(InvalidArgument, "{name} is {index}, but targets are dense: only class indices can equal it");
                 }
@@ -97,7 +112,11 @@ impl Problem {
         if let Some(alpha) = class_alpha {
             conforms("class_alpha", &alpha, &logits)?;
             if *alpha.shape != [classes] {
-                fail!(InvalidArgument, "class_alpha: shape {:?}, but must be [{classes}], one for each class", alpha.shape);
+                fail!(
+                    InvalidArgument,
+                    "class_alpha: shape {:?}, but must be [{classes}], one for each class",
+                    alpha.shape
+                );
             }
         }
         let weight_strides = match weight {
@@ -110,7 +129,11 @@ impl Problem {
                 };
                 let strides = broadcast(&weight.shape, &weight.strides, target);
                 if strides.is_none() {
-                    fail!(InvalidArgument, "weight: shape {:?} does not broadcast to the {meaning}' shape {target:?}", weight.shape);
+                    fail!(
+                        InvalidArgument,
+                        "weight: shape {:?} does not broadcast to the {meaning}' shape {target:?}",
+                        weight.shape
+                    );
                 }
                 strides
             }
@@ -164,7 +187,12 @@ impl Problem {
         for (name, tensor) in written {
             let Some(tensor) = tensor else { continue };
             if tensor.overlaps_itself() && tensor.len() > 0 {
-                fail!(InvalidArgument, "{name}: strides {:?} with shape {:?} let elements overlap", tensor.strides, tensor.shape);
+                fail!(
+                    InvalidArgument,
+                    "{name}: strides {:?} with shape {:?} let elements overlap",
+                    tensor.strides,
+                    tensor.shape
+                );
             }
             for (other_name, other) in read {
                 let Some(other) = other else { continue };
@@ -174,10 +202,10 @@ impl Problem {
                 }
             }
         }
-        if let (Some(loss), Some(grad)) = (self.outputs.loss, self.outputs.grad_logits) {
-            if loss.overlaps(&grad) {
-                fail!(InvalidArgument, "grad_logits: overlaps loss in memory");
-            }
+        if let (Some(loss), Some(grad)) = (self.outputs.loss, self.outputs.grad_logits)
+            && loss.overlaps(&grad)
+        {
+            fail!(InvalidArgument, "grad_logits: overlaps loss in memory");
         }
         Ok(())
     }

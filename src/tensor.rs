@@ -108,8 +108,9 @@ pub struct Tensor {
     pub strides: Strides,
 }
 
-// The kernels read inputs and write disjoint parts of outputs; see `Problem::new`.
+// SAFETY: the kernels read inputs and write disjoint parts of outputs; see `Problem::new`.
 unsafe impl Send for Tensor {}
+// SAFETY: as above.
 unsafe impl Sync for Tensor {}
 
 impl Tensor {
@@ -123,7 +124,12 @@ impl Tensor {
         let size = self.dtype.size();
         let count = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)));
         if count.and_then(|n| n.checked_mul(size)).is_none_or(|bytes| bytes > isize::MAX as usize) {
-            fail!(InvalidArgument, "{name}: shape {:?} of {} overflows the address space", self.shape, self.dtype.name());
+            fail!(
+                InvalidArgument,
+                "{name}: shape {:?} of {} overflows the address space",
+                self.shape,
+                self.dtype.name()
+            );
         }
         if self.len() == 0 {
             return Ok(());
@@ -135,7 +141,12 @@ impl Tensor {
             fail!(InvalidArgument, "{name}: data is not aligned to the {size} bytes of {}", self.dtype.name());
         }
         if self.extent().is_none() {
-            fail!(InvalidArgument, "{name}: strides {:?} with shape {:?} overflow the address space", self.strides, self.shape);
+            fail!(
+                InvalidArgument,
+                "{name}: strides {:?} with shape {:?} overflow the address space",
+                self.strides,
+                self.shape
+            );
         }
         Ok(())
     }
@@ -187,7 +198,11 @@ impl Tensor {
         let separated = first.iter().chain(&second).any(|&(threshold, _)| {
             let gcd_and_width = |axes: &[(usize, usize)], size: usize| {
                 axes.iter().fold((0, size), |(divisor, width), &(stride, count)| {
-                    if stride >= threshold { (gcd(divisor, stride), width) } else { (divisor, width + stride * (count - 1)) }
+                    if stride >= threshold {
+                        (gcd(divisor, stride), width)
+                    } else {
+                        (divisor, width + stride * (count - 1))
+                    }
                 })
             };
             let (divisor_a, width_a) = gcd_and_width(&first, self.dtype.size());

@@ -23,7 +23,8 @@ unsafe fn compute(
     let executor = Rayon { num_threads: options.num_threads };
     // SAFETY: passed on.
     let inputs = unsafe { focal_loss_inputs::parse(inputs, grad_loss)? };
-    let problem = Problem::new(options, inputs, outputs()?)?;
+    // SAFETY: the memory behind the caller's tensors is as the header asks.
+    let problem = unsafe { Problem::new(options, inputs, outputs()?)? };
     cpu::run(&problem, &executor)
 }
 

@@ -29,7 +29,8 @@ impl focal_loss_inputs {
     /// `inputs` and `grad_loss` are NULL or what the header says.
     pub unsafe fn parse(inputs: *const Self, grad_loss: *const focal_loss_tensor) -> Result<Inputs> {
         let none = std::ptr::null();
-        let absent = Self { struct_size: 0, logits: none, targets: none, class_alpha: none, weight: none, normalizer: none };
+        let absent =
+            Self { struct_size: 0, logits: none, targets: none, class_alpha: none, weight: none, normalizer: none };
         // SAFETY: the caller's promise, passed on.
         let given = unsafe { read_versioned(inputs, absent, "inputs")? };
         if !given.struct_size.is_multiple_of(size_of::<usize>()) {

@@ -125,10 +125,12 @@ impl focal_loss_tensor {
         } else {
             Strides::new(entries(strides).map(|stride| stride as isize)).expect("the rank was checked")
         };
-        let Some(address) = usize::try_from(byte_offset).ok().and_then(|offset| (data as usize).checked_add(offset)) else {
+        let Some(address) = usize::try_from(byte_offset).ok().and_then(|offset| (data as usize).checked_add(offset))
+        else {
             fail!(InvalidArgument, "{name}: byte_offset {byte_offset} overflows the address space");
         };
-        let data = if data.is_null() { std::ptr::null_mut() } else { data.cast::<u8>().wrapping_add(address - data as usize) };
+        let data =
+            if data.is_null() { std::ptr::null_mut() } else { data.cast::<u8>().wrapping_add(address - data as usize) };
         Ok(Tensor { data, dtype, shape, strides })
     }
 

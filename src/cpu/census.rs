@@ -74,9 +74,7 @@ fn count_rows(problem: &Problem, indices: &Indices, executor: &dyn Executor) -> 
         ignored.fetch_add(skipped, Relaxed);
     });
     match first_invalid.into_inner() {
-        usize::MAX => {
-            Ok(Counts { counted: targets.len() - ignored.into_inner(), positives: positives.into_inner() })
-        }
+        usize::MAX => Ok(Counts { counted: targets.len() - ignored.into_inner(), positives: positives.into_inner() }),
         row => Err(indices.out_of_range(row, indices.value(walk.at(row).peek(1).offset))),
     }
 }
@@ -133,7 +131,7 @@ fn sum_in_batches<S: Storage>(
     fill: &(dyn Fn(usize, &mut [S::Real]) + Sync),
 ) -> f64 {
     let chunks = Chunks::new(total, 1, BATCH);
-    let partials = Partials::new();
+    let partials = Partials::zero();
     executor.for_each(chunks.count(), &|chunk| {
         let range = chunks.range(chunk);
         let mut values = [S::Real::ZERO; BATCH];

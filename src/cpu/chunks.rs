@@ -45,7 +45,7 @@ impl Chunks {
 pub struct Partials([AtomicU64; MAX_CHUNKS]);
 
 impl Partials {
-    pub fn new() -> Self {
+    pub const fn zero() -> Self {
         Self([const { AtomicU64::new(0) }; MAX_CHUNKS])
     }
 

@@ -94,10 +94,11 @@ impl Isa {
         }
         match self {
             Isa::Baseline => kernel.run(),
-            // SAFETY: values above the baseline come from `chosen` or from tests that ask `is_available`.
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: values above the baseline come from `chosen` or from tests that ask `is_available`.
             Isa::Avx2 => unsafe { avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
             Isa::Avx512 => unsafe { avx512(kernel) },
         }
     }

@@ -22,8 +22,9 @@ use super::walk::{Cursor, Walk};
 pub fn run<S: Storage>(problem: &Problem, factors: Factors, executor: &dyn Executor, isa: Isa) -> f64 {
     let plan = Plan::<S>::new(problem, factors, isa);
     let chunks = Chunks::new(problem.inputs.logits.len(), 1, BATCH);
-    let partials = Partials::new();
+    let partials = Partials::zero();
     executor.for_each(chunks.count(), &|chunk| {
+        super::inject_panic();
         let range = chunks.range(chunk);
         partials.set(chunk, plan.run(range.start, range.end));
     });
@@ -115,7 +116,11 @@ impl<S: Storage> Plan<S> {
         let mut logits_at = self.logits.walk.at(start);
         let mut dense_at = Operand::at(&self.dense, start);
         let mut indices_at = self.indices.as_ref().map(|(_, rows, classes)| (rows.at(start), classes.at(start)));
-        let (mut alpha_at, mut weight_at, mut upstream_at) = (Operand::at(&self.class_alpha, start), Operand::at(&self.weight, start), Operand::at(&self.grad_loss, start));
+        let (mut alpha_at, mut weight_at, mut upstream_at) = (
+            Operand::at(&self.class_alpha, start),
+            Operand::at(&self.weight, start),
+            Operand::at(&self.grad_loss, start),
+        );
         let (mut loss_at, mut grad_at) = (Operand::at(&self.loss, start), Operand::at(&self.grad, start));
         let uniform = self.uniform();
         let mut sums = LaneSums::ZERO;
@@ -168,7 +173,11 @@ impl<S: Storage> Plan<S> {
             // Results go where they belong, or by way of scratch where memory is not dense.
             let loss_out = &mut loss[..if self.loss.is_some() || self.sums { count } else { 0 }];
             let grad_out = &mut grad[..if self.grad.is_some() { count } else { 0 }];
-            run_kernel(self.isa, is_hard, Batch { x, t, coefficients, gamma: &self.gamma, loss: loss_out, grad: grad_out });
+            run_kernel(
+                self.isa,
+                is_hard,
+                Batch { x, t, coefficients, gamma: &self.gamma, loss: loss_out, grad: grad_out },
+            );
             if self.sums {
                 sums.add(loss_out);
             }

@@ -30,8 +30,9 @@ type Lanes<T> = [T; LANES];
 pub fn run<S: Storage>(problem: &Problem, factors: Factors, executor: &dyn Executor, isa: Isa) -> f64 {
     let plan = Plan::<S>::new(problem, factors, isa);
     let chunks = Chunks::new(problem.rows(), problem.classes, LANES);
-    let partials = Partials::new();
+    let partials = Partials::zero();
     executor.for_each(chunks.count(), &|chunk| {
+        super::inject_panic();
         let range = chunks.range(chunk);
         let mut sums = LaneSums::ZERO;
         for first in range.clone().step_by(LANES) {
@@ -269,10 +270,8 @@ impl<S: Storage> Plan<S> {
                 let (tile, out) = (&tile[..size], &mut out[..size]);
                 self.isa.run(GradKernel { first: k, tile, peak: &peak, factors: &factors, counted: &counted, out });
                 for (lane, own) in own.iter().enumerate() {
-                    if let Some((y, value)) = own {
-                        if (k..k + size).contains(y) {
-                            out[y - k][lane] = S::Real::from_f64(*value).canonical();
-                        }
+                    if let Some((y, value)) = own.filter(|(y, _)| (k..k + size).contains(y)) {
+                        out[y - k][lane] = S::Real::from_f64(value).canonical();
                     }
                 }
                 if let Some(dense) = &dense {

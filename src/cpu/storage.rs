@@ -81,8 +81,9 @@ pub struct Memory<S> {
     start: *mut S,
 }
 
-// Parallel chunks read shared inputs and write disjoint elements.
+// SAFETY: parallel chunks read shared inputs and write disjoint elements.
 unsafe impl<S> Send for Memory<S> {}
+// SAFETY: as above.
 unsafe impl<S> Sync for Memory<S> {}
 
 impl<S: Copy> Memory<S> {
@@ -125,11 +126,10 @@ impl<S: Storage> Memory<S> {
     /// The next elements: memory itself where it can serve as it is, else copied into `scratch`.
     pub fn load<'a>(&'a self, cursor: &mut Cursor, scratch: &'a mut [S::Real], in_place: bool) -> &'a [S::Real] {
         let run = cursor.peek(scratch.len());
-        if run.count == scratch.len() && !in_place {
-            if let Some(reals) = self.slice(run).and_then(S::as_reals) {
-                cursor.skip(run.count);
-                return reals;
-            }
+        let whole = run.count == scratch.len() && !in_place;
+        if let Some(reals) = self.slice(run).filter(|_| whole).and_then(S::as_reals) {
+            cursor.skip(run.count);
+            return reals;
         }
         self.copy_to(cursor, scratch);
         scratch

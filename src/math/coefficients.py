@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print `src/math/coefficients.rs`: the polynomials behind exp and log, from their definitions.
 
-    pip install mpmath && python3 src/math/coefficients.py > src/math/coefficients.rs
+    pip install mpmath && python3 src/math/coefficients.py | rustfmt > src/math/coefficients.rs
 
 Each polynomial interpolates its function at the Chebyshev nodes of its interval in 60-digit
 arithmetic, which is within a small factor of the best there is; the degree is the smallest whose

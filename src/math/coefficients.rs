@@ -2,14 +2,8 @@
 #![allow(clippy::excessive_precision)]
 
 /// exp(r) = 1 + r + r^2 * P(r), |r| <= ln(2)/2. Degree 5, error 2.2e-10 before rounding.
-pub const EXP_F32: [f32; 6] = [
-    5.000000014e-1,
-    1.666666668e-1,
-    4.166646401e-2,
-    8.333310824e-3,
-    1.393375139e-3,
-    1.989110342e-4,
-];
+pub const EXP_F32: [f32; 6] =
+    [5.000000014e-1, 1.666666668e-1, 4.166646401e-2, 8.333310824e-3, 1.393375139e-3, 1.989110342e-4];
 
 /// exp(r) = 1 + r + r^2 * P(r), |r| <= ln(2)/2. Degree 10, error 2.3e-19 before rounding.
 pub const EXP_F64: [f64; 11] = [

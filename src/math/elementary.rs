@@ -138,7 +138,8 @@ mod tests {
 
     #[test]
     fn log_covers_the_whole_range() {
-        for &x in &[f64::MIN_POSITIVE / 1024.0, f64::MIN_POSITIVE, 1e-300, 0.3, 0.75, 1.0, 1.0000001, 1.5, 80.0, 1e300] {
+        for &x in &[f64::MIN_POSITIVE / 1024.0, f64::MIN_POSITIVE, 1e-300, 0.3, 0.75, 1.0, 1.0000001, 1.5, 80.0, 1e300]
+        {
             let (high, low) = log((x, 0.0));
             assert!((high + low - x.ln()).abs() <= 2.0 * f64::EPSILON * x.ln().abs(), "{x}");
         }

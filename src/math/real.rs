@@ -64,9 +64,13 @@ pub trait Real:
     }
 }
 
+#[allow(clippy::excessive_precision)]
+const LN_2_F32: (f32, f32) = (0.693_359_375, -2.121_944_4e-4);
+const LN_2_F64: (f64, f64) = (0.693_147_180_559_208_2, 7.371_002_565_167_799e-13);
+
 macro_rules! real {
     ($type:ident, $bits:ident, $signed:ident, mantissa: $mantissa:literal, bias: $bias:literal,
-     ln2: ($ln2_high:expr, $ln2_low:expr), exp_lowest: $lowest:expr, lift_log2: $lift:literal,
+     ln2: $ln2:expr, exp_lowest: $lowest:expr, lift_log2: $lift:literal,
      exp: $exp:ident, log: $log:ident) => {
         impl Real for $type {
             const ZERO: Self = 0.0;
@@ -76,7 +80,7 @@ macro_rules! real {
             const INFINITY: Self = $type::INFINITY;
             const NAN: Self = $type::NAN;
             const LOG2_E: Self = std::$type::consts::LOG2_E;
-            const LN_2: (Self, Self) = ($ln2_high, $ln2_low);
+            const LN_2: (Self, Self) = $ln2;
             const ROUNDER: Self = 1.5 * (1u64 << $mantissa) as $type;
             const EXP_LOWEST: Self = $lowest;
             const TINY: Self = $type::MIN_POSITIVE;
@@ -103,8 +107,7 @@ macro_rules! real {
             }
             #[inline(always)]
             fn exp2_parts(k: Self) -> (Self, Self) {
-                let k = ((k + Self::ROUNDER).to_bits() as $signed)
-                    .wrapping_sub(Self::ROUNDER.to_bits() as $signed);
+                let k = ((k + Self::ROUNDER).to_bits() as $signed).wrapping_sub(Self::ROUNDER.to_bits() as $signed);
                 let half = k >> 1;
                 let power = |n: $signed| $type::from_bits((n.wrapping_add($bias) as $bits) << $mantissa);
                 (power(half), power(k.wrapping_sub(half)))
@@ -127,10 +130,10 @@ macro_rules! real {
     };
 }
 
-real!(f32, u32, i32, mantissa: 23, bias: 127, ln2: (0.693_359_375, -2.121_944_4e-4),
+real!(f32, u32, i32, mantissa: 23, bias: 127, ln2: LN_2_F32,
       exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32);
 real!(f64, u64, i64, mantissa: 52, bias: 1023,
-      ln2: (0.693_147_180_559_208_2, 7.371_002_565_167_799e-13),
+      ln2: LN_2_F64,
       exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64);
 
 #[cfg(test)]

@@ -41,9 +41,9 @@ impl<R: Real> Gamma<R> {
     /// `gamma` is finite and not negative. Above 1e30 every power is 0 or 1, as it is at 1e30.
     pub fn new(gamma: f64) -> Self {
         let gamma = gamma.min(1e30);
-        let pair = |value: f64| {
+        let pair = |(value, error): (f64, f64)| {
             let high = R::from_f64(value);
-            (high, R::from_f64(value - high.to_f64()))
+            (high, R::from_f64((value - high.to_f64()) + error))
         };
         let negative_base = match gamma % 2.0 {
             0.0 => 1.0,
@@ -51,8 +51,8 @@ impl<R: Real> Gamma<R> {
             _ => f64::NAN,
         };
         Self {
-            power: pair(gamma),
-            power_plus_one: pair(gamma + 1.0),
+            power: pair((gamma, 0.0)),
+            power_plus_one: pair(two_sum(gamma, 1.0)),
             negative_base: R::from_f64(negative_base),
         }
     }
@@ -115,13 +115,7 @@ fn finite_if<R: Real>(condition: bool, value: R) -> R {
 }
 
 #[inline(always)]
-fn hard_from<R: Real>(
-    shared: &Shared<R>,
-    x: R,
-    positive: bool,
-    c: Coefficients<R>,
-    gamma: &Gamma<R>,
-) -> Point<R> {
+fn hard_from<R: Real>(shared: &Shared<R>, x: R, positive: bool, c: Coefficients<R>, gamma: &Gamma<R>) -> Point<R> {
     let z = R::select(positive, -x, x);
     let wrong_side = z > R::ZERO;
     let far = z < R::from_f64(-FAR);
@@ -131,10 +125,8 @@ fn hard_from<R: Real>(
     let right = R::select(wrong_side, R::ZERO, R::select(z < R::EXP_LOWEST - R::ONE, R::EXP_LOWEST - R::ONE, z));
     let (log_m, error) = two_sum(right, -log1p_e);
     let log_m = (log_m, error - log1p_e_low);
-    let exponent = (
-        R::select(far, gamma.power_plus_one.0, gamma.power.0),
-        R::select(far, gamma.power_plus_one.1, gamma.power.1),
-    );
+    let exponent =
+        (R::select(far, gamma.power_plus_one.0, gamma.power.0), R::select(far, gamma.power_plus_one.1, gamma.power.1));
     let power = exp(scale_pair(exponent, log_m));
 
     let ce = R::select(wrong_side, z, R::ZERO) + log1p_e;
@@ -157,13 +149,7 @@ pub fn hard<R: Real>(x: R, positive: bool, c: Coefficients<R>, gamma: &Gamma<R>)
 /// Loss and gradient for any label `t`; `ones` and `zeros` are the coefficients at `t = 1` and `t = 0`.
 /// Labels of exactly 0 and 1 give the bits that [`hard`] gives.
 #[inline(always)]
-pub fn soft<R: Real>(
-    x: R,
-    t: R,
-    ones: Coefficients<R>,
-    zeros: Coefficients<R>,
-    gamma: &Gamma<R>,
-) -> Point<R> {
+pub fn soft<R: Real>(x: R, t: R, ones: Coefficients<R>, zeros: Coefficients<R>, gamma: &Gamma<R>) -> Point<R> {
     let shared = shared(x);
     let positive = t == R::ONE;
     let hard_label = positive | (t == R::ZERO);

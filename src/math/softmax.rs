@@ -89,10 +89,8 @@ impl Row {
         let ce = (log_sum - d.0) + (log_sum_low - d_low);
 
         let (left, left_low) = two_sum(1.0, self.rest.0 - e);
-        let others = (
-            f64::select(largest, self.rest.0, left),
-            f64::select(largest, self.rest.1, left_low + self.rest.1),
-        );
+        let others =
+            (f64::select(largest, self.rest.0, left), f64::select(largest, self.rest.1, left_low + self.rest.1));
         let none = others.0 == 0.0;
         let log_others = log((f64::select(none, 1.0, others.0), others.1));
         let (log_o, error) = two_sum(log_others.0, -log_sum);
