@@ -56,7 +56,9 @@ pub enum Targets<'a, T> {
 /// The arrays that are read.
 #[derive(Clone, Debug)]
 pub struct Inputs<'a, T> {
+    /// Any shape of rank 1 to 16, any strides.
     pub logits: ArrayViewD<'a, T>,
+    /// What the logits should have been.
     pub targets: Targets<'a, T>,
     /// Alpha for each class, shape `[K]`, in place of [`Options::alpha`].
     pub class_alpha: Option<ArrayViewD<'a, T>>,

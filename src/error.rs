@@ -26,6 +26,7 @@ pub struct Error {
     message: Cow<'static, str>,
 }
 
+/// What everything here that can fail returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
@@ -33,10 +34,12 @@ impl Error {
         Self { kind, message: message.into() }
     }
 
+    /// What kind of failure it was.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
+    /// What was wrong with which argument.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -49,6 +52,13 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// What a caught panic is reported as.
+pub(crate) fn panicked(payload: &(dyn std::any::Any + Send)) -> Error {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
+    Error::new(ErrorKind::Internal, format!("internal error: {text}"))
+}
 
 /// `Err` with a formatted sentence: `fail!(InvalidArgument, "gamma is {gamma}, ...")`.
 macro_rules! fail {

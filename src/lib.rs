@@ -1,14 +1,14 @@
 //! Focal loss: the library behind `libfocal_loss.so`, and the same as safe Rust.
 //!
-//! Data flows one way. A caller's tensors and options, be it through the C ABI ([`capi`]), ONNX
-//! Runtime ([`ort`]) or [`api`], become one validated [`problem::Problem`]; the [`cpu`] backend runs it
-//! with the formulas in [`math`] and writes the result.
+//! Data flows one way. A caller's tensors and options, be it through the C ABI (`capi`), ONNX Runtime (`ort`)
+//! or [`api`], become one validated `problem::Problem`; the `cpu` backend runs it with the formulas in [`math`]
+//! and writes the result.
 //!
 //! | where | what |
 //! |---|---|
-//! | [`options`], [`tensor`], [`problem`], [`error`] | what a problem is, checked once |
+//! | [`options`], `tensor`, `problem`, [`error`] | what a problem is, checked once |
 //! | [`math`] | formulas, elementary functions, the float64 oracle |
-//! | [`cpu`] | chunks, threads, instruction sets, kernels |
+//! | `cpu` | chunks, threads, instruction sets, kernels |
 //! | [`api`] | the Rust API over `ndarray` views |
 //! | `capi`, `ort` | the only places that speak C |
 

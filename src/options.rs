@@ -17,6 +17,7 @@ pub enum Activation {
 pub enum Reduction {
     /// Every loss for itself: the logits' shape (sigmoid) or the rows' (softmax).
     None,
+    /// Added up.
     Sum,
     /// The sum divided by what [`Normalization`] says.
     #[default]
@@ -40,13 +41,16 @@ pub enum Normalization {
 /// Everything about a loss that is not a tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
+    /// How logits become probabilities.
     pub activation: Activation,
     /// Weight of positives in `[0, 1]`, negatives get `1 - alpha`; below 0: off.
     /// With [`Activation::Softmax`] a plain factor.
     pub alpha: f64,
     /// Focusing exponent, finite and not negative.
     pub gamma: f64,
+    /// What becomes of the losses.
     pub reduction: Reduction,
+    /// What a mean divides by.
     pub normalization: Normalization,
     /// The class axis; negative counts from the end.
     pub axis: isize,
@@ -88,6 +92,16 @@ impl Options {
                 InvalidArgument,
                 "background_index is {index}, but softmax classes are exclusive: only the sigmoid loss has a background"
             );
+        }
+        Ok(())
+    }
+
+    /// What can be said once targets are known to be dense.
+    pub(crate) fn check_dense(&self) -> Result<()> {
+        for (name, index) in [("ignore_index", self.ignore_index), ("background_index", self.background_index)] {
+            if let Some(index) = index {
+                fail!(InvalidArgument, "{name} is {index}, but targets are dense: only class indices can equal it");
+            }
         }
         Ok(())
     }

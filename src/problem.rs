@@ -100,13 +100,7 @@ impl Problem {
                     logits.shape
                 );
             }
-            for (name, index) in
-                [("ignore_index", options.ignore_index), ("background_index", options.background_index)]
-            {
-                if let Some(index) = index {
-                    fail!(InvalidArgument, "{name} is {index}, but targets are dense: only class indices can equal it");
-                }
-            }
+            options.check_dense()?;
         }
 
         if let Some(alpha) = class_alpha {

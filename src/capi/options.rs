@@ -1,6 +1,7 @@
 //! The options struct, and how a struct from an older header is read.
 
 use std::ffi::c_void;
+use std::mem::offset_of;
 
 use crate::error::{Result, fail};
 use crate::options::{Activation, Normalization, Options, Reduction};
@@ -101,6 +102,18 @@ impl focal_loss_options {
     pub unsafe fn parse(options: *const Self) -> Result<Options> {
         // SAFETY: passed on.
         let given = unsafe { read_versioned(options, Self::defaults(), "options")? };
+        let size = given.struct_size;
+        // Every field of four bytes ends where `read_versioned` lets a struct end; these have eight.
+        let wide = [
+            offset_of!(Self, alpha),
+            offset_of!(Self, gamma),
+            offset_of!(Self, ignore_index),
+            offset_of!(Self, background_index),
+            offset_of!(Self, stream),
+        ];
+        if wide.iter().any(|start| (start + 1..start + 8).contains(&size) && size < size_of::<Self>()) {
+            fail!(InvalidArgument, "options: struct_size is {size}, which ends inside a field");
+        }
         Ok(Options {
             activation: match given.activation {
                 0 => Activation::Sigmoid,

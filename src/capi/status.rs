@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result, panicked};
 
 /// What a call came to. Numbers are never reused.
 #[repr(i32)]
@@ -49,12 +49,6 @@ pub fn guard(body: impl FnOnce() -> Result<()>) -> i32 {
             error.kind() as i32
         }
     }
-}
-
-fn panicked(payload: &(dyn std::any::Any + Send)) -> Error {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
-    Error::new(ErrorKind::Internal, format!("internal error: {text}"))
 }
 
 /// What was wrong in this thread's last call, as a sentence in UTF-8 that names the argument; the

@@ -22,7 +22,6 @@ pub trait Real:
     const HALF: Self;
     const ONE: Self;
     const MAX: Self;
-    const INFINITY: Self;
     const NAN: Self;
     const LOG2_E: Self;
     /// `ln 2` in two parts; an integer of up to twelve bits times the first is exact.
@@ -77,7 +76,6 @@ macro_rules! real {
             const HALF: Self = 0.5;
             const ONE: Self = 1.0;
             const MAX: Self = $type::MAX;
-            const INFINITY: Self = $type::INFINITY;
             const NAN: Self = $type::NAN;
             const LOG2_E: Self = std::$type::consts::LOG2_E;
             const LN_2: (Self, Self) = $ln2;

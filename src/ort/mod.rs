@@ -1,1 +1,145 @@
-//! ONNX Runtime operators.
+//! The ONNX Runtime operators: `RegisterCustomOps`, and behind it the operators of domain `focal_loss`.
+//!
+//! A host that loads the library hands over its `OrtApiBase`; every call goes through that table, so the
+//! library does not link against ONNX Runtime, and one binary serves every version since 1.17.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`api`] | the host's function table: what is called, how statuses become errors and back |
+//! | [`operator`] | the table of operators: names, types, execution providers |
+//! | [`attributes`] | a node's attributes become [`crate::Options`] |
+//! | [`kernel`] | a node's life: made with its attributes, computed, destroyed |
+//! | [`shape`] | output shapes for hosts that can be told |
+//! | [`executor`] | chunks on the host's thread pool |
+
+mod api;
+mod attributes;
+mod executor;
+mod kernel;
+mod operator;
+mod shape;
+
+use std::ffi::{CStr, c_int};
+use std::sync::Mutex;
+
+use ort_sys::{OrtApi, OrtApiBase, OrtCustomOpDomain, OrtErrorCode, OrtSessionOptions, OrtStatusPtr};
+
+use crate::error::{Result, fail};
+use api::{Api, call};
+use operator::Operator;
+
+const DOMAIN: &CStr = c"focal_loss";
+
+/// The newest API version that is asked for, and the oldest that serves: ONNX Runtime 1.17.
+const API_VERSION: u32 = 17;
+
+/// Marks session options that have the operators, since adding a domain twice is an error.
+const MARK: &CStr = c"focal_loss.registered";
+
+/// A host's domain; made once, and kept for the life of the process, since sessions share it.
+struct Host {
+    api: *const OrtApi,
+    domain: *mut OrtCustomOpDomain,
+}
+
+// SAFETY: the pointers are only passed back to the host, which synchronises.
+unsafe impl Send for Host {}
+
+/// One entry for each ONNX Runtime in the process: there can be several.
+static HOSTS: Mutex<Vec<Host>> = Mutex::new(Vec::new());
+
+/// Registers the operators of domain "focal_loss" with an ONNX Runtime session.
+///
+/// ONNX Runtime itself calls this when the library is given to `register_custom_ops_library` or
+/// `RegisterCustomOpsLibrary_V2`. Registering twice with the same options is allowed.
+///
+/// # Safety
+/// `options` and `base` are the host's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn RegisterCustomOps(options: *mut OrtSessionOptions, base: *const OrtApiBase) -> OrtStatusPtr {
+    if options.is_null() || base.is_null() {
+        // Without the table there is not even a status to be made.
+        return OrtStatusPtr::default();
+    }
+    // SAFETY: the host's table; version 1 of the API has been there from the beginning.
+    let (newest, oldest) = unsafe { (((*base).GetApi)(API_VERSION), ((*base).GetApi)(1)) };
+    if newest.is_null() {
+        if oldest.is_null() {
+            return OrtStatusPtr::default();
+        }
+        // SAFETY: `CreateStatus` is the first entry of every version.
+        return unsafe {
+            ((*oldest).CreateStatus)(
+                OrtErrorCode::ORT_NOT_IMPLEMENTED,
+                c"focal_loss: ONNX Runtime 1.17 or newer is needed".as_ptr(),
+            )
+        };
+    }
+    // SAFETY: a table of at least version 17, valid for the life of the host.
+    let api = unsafe { Api::new(newest) };
+    api.guard("focal_loss", || {
+        // SAFETY: `GetVersionString` returns a string that lives as long as the host.
+        let version = unsafe { CStr::from_ptr(((*base).GetVersionString)()) };
+        register(api, options, version)
+    })
+}
+
+fn register(api: Api, options: *mut OrtSessionOptions, version: &CStr) -> Result<()> {
+    let mut marked: c_int = 0;
+    // SAFETY: the host's session options, and a place for the answer.
+    unsafe { call!(api, HasSessionConfigEntry, options, MARK.as_ptr(), &mut marked)? };
+    if marked != 0 {
+        return Ok(());
+    }
+    let domain = domain(api, version)?;
+    // SAFETY: both are the host's.
+    unsafe {
+        call!(api, AddCustomOpDomain, options, domain)?;
+        call!(api, AddSessionConfigEntry, options, MARK.as_ptr(), c"1".as_ptr())
+    }
+}
+
+/// This host's domain with all operators.
+fn domain(api: Api, version: &CStr) -> Result<*mut OrtCustomOpDomain> {
+    let Ok(mut hosts) = HOSTS.lock() else { fail!(Internal, "an earlier registration panicked") };
+    if let Some(host) = hosts.iter().find(|host| host.api == api.table()) {
+        return Ok(host.domain);
+    }
+    let mut domain = std::ptr::null_mut();
+    // SAFETY: the host copies the name and fills in the domain.
+    unsafe { call!(api, CreateCustomOpDomain, DOMAIN.as_ptr(), &mut domain)? };
+    let operators: &'static [Operator] = Vec::leak(operator::all(api, infers_shapes_safely(version)));
+    for operator in operators {
+        // SAFETY: the operator lives for ever, as the host requires.
+        unsafe { call!(api, CustomOpDomain_Add, domain, operator.as_ort())? };
+    }
+    hosts.push(Host { api: api.table(), domain });
+    Ok(domain)
+}
+
+/// Before 1.24, a node with an empty optional input crashes the host on its way to the inference function.
+fn infers_shapes_safely(version: &CStr) -> bool {
+    let text = version.to_string_lossy();
+    let mut numbers = text.split('.').map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(1), Some(24))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        for (version, safe) in [
+            (c"1.17.3", false),
+            (c"1.23.2", false),
+            (c"1.24.0", true),
+            (c"1.32.0", true),
+            (c"2.0.0-rc", true),
+            (c"1.100", true),
+            (c"?", false),
+        ] {
+            assert_eq!(infers_shapes_safely(version), safe, "{version:?}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+# Everything there is to do with a checkout. `make` alone lists it.
+#
+# Needs Rust, Python 3.10 or newer, gcc, g++ and make; Python packages go into virtual environments
+# under target/.
+
+PYTHON ?= python3
+VENV := target/venv
+ENV_PYTHON := $(VENV)/bin/python
+LIBRARY := target/release/libfocal_loss.so
+
+.PHONY: help build test demo lint format header test-rust test-c test-python test-hosts clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the library and write include/focal_loss.h
+	cargo build --release
+
+test: lint test-rust test-c test-python test-hosts ## Run everything that a change must pass
+	@echo "make test: everything passed"
+
+demo: build $(VENV)/.ready ## Evaluate the focal loss of a real detector on real photographs
+	$(ENV_PYTHON) onnx/sample/demo.py --out target/demo
+
+lint: ## Check formatting, clippy, the documentation's links and the header's freshness
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+	touch build.rs && cargo build --release
+	git diff --exit-code --stat -- include/focal_loss.h || { echo "include/focal_loss.h is not fresh: commit it"; exit 1; }
+
+format: ## Format the Rust code
+	cargo fmt
+
+test-rust: $(VENV)/.ready ## Accuracy, semantics, determinism, and ONNX Runtime from a Rust host
+	cargo test --release
+
+test-c: build ## C99 to C23 and C++11 to C++23 programs against the header and the shared library
+	sh tests/c/run.sh
+
+test-python: build $(VENV)/.ready ## The C ABI through ctypes, the Python package, the operators in the newest ONNX Runtime
+	$(ENV_PYTHON) -m pytest -q tests/python
+
+test-hosts: build ## The operators in ONNX Runtime 1.17.3, 1.23.2, 1.24.4 and the newest
+	$(PYTHON) tests/python/ort_matrix.py
+
+# The package is installed in place, so that only its requirements age.
+$(VENV)/.ready: tests/python/requirements.txt onnx/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(ENV_PYTHON) -m pip install --quiet -r tests/python/requirements.txt
+	$(ENV_PYTHON) -m pip install --quiet --editable ./onnx
+	touch $@
+
+clean: ## Remove everything that was built
+	cargo clean

@@ -1,0 +1,139 @@
+//! A node's attributes, as the operators' specification has them, turned into [`Options`].
+
+use std::ffi::{CStr, c_char};
+
+use ort_sys::OrtKernelInfo;
+
+use crate::error::{Result, fail};
+use crate::options::{Activation, Normalization, Options, Reduction};
+
+use super::api::{Api, call};
+
+pub const REDUCTIONS: [(&str, Reduction); 3] =
+    [("none", Reduction::None), ("sum", Reduction::Sum), ("mean", Reduction::Mean)];
+
+const NORMALIZATIONS: [(&str, Normalization); 4] = [
+    ("elements", Normalization::Elements),
+    ("rows", Normalization::Rows),
+    ("positives", Normalization::Positives),
+    ("weights", Normalization::Weights),
+];
+
+/// The attribute, if any, that says `name`; an error names those that are allowed.
+fn one_of<T: Copy>(attribute: &str, name: &str, allowed: &[(&str, T)]) -> Result<T> {
+    match allowed.iter().find(|(known, _)| *known == name) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let names: Vec<_> = allowed.iter().map(|(known, _)| format!("\"{known}\"")).collect();
+            fail!(InvalidArgument, "attribute {attribute} is \"{name}\", but must be one of {}", names.join(", "))
+        }
+    }
+}
+
+/// A node as the host shows it while a kernel is made.
+pub struct Node {
+    pub api: Api,
+    pub info: *const OrtKernelInfo,
+}
+
+impl Node {
+    /// # Safety
+    /// The node's info is valid, as it is during `CreateKernel`.
+    pub unsafe fn options(&self, activation: Activation) -> Result<Options> {
+        let defaults = Options::default();
+        // SAFETY: passed on.
+        unsafe {
+            let reduction = self.string(c"reduction")?;
+            let normalization = self.string(c"normalization")?;
+            let default_alpha = match activation {
+                Activation::Sigmoid => defaults.alpha,
+                Activation::Softmax => -1.0,
+            };
+            let options = Options {
+                activation,
+                alpha: self.number(c"alpha")?.unwrap_or(default_alpha),
+                gamma: self.number(c"gamma")?.unwrap_or(defaults.gamma),
+                reduction: reduction.map_or(Ok(defaults.reduction), |name| one_of("reduction", &name, &REDUCTIONS))?,
+                normalization: normalization
+                    .map_or(Ok(defaults.normalization), |name| one_of("normalization", &name, &NORMALIZATIONS))?,
+                axis: self.integer(c"axis")?.map_or(defaults.axis, |axis| axis as isize),
+                ignore_index: self.integer(c"ignore_index")?,
+                background_index: self.integer(c"background_index")?,
+                num_threads: 0,
+            };
+            options.validate()?;
+            Ok(options)
+        }
+    }
+
+    /// The node's name; empty where it has none.
+    ///
+    /// # Safety
+    /// As for [`Self::options`].
+    pub unsafe fn name(&self) -> String {
+        // SAFETY: the host fills at most `size` bytes.
+        self.text(|buffer, size| unsafe { call!(self.api, KernelInfo_GetNodeName, self.info, buffer, size) })
+            .unwrap_or_default()
+    }
+
+    /// # Safety
+    /// As for [`Self::options`].
+    unsafe fn number(&self, name: &CStr) -> Result<Option<f64>> {
+        let mut value = 0f32;
+        // SAFETY: the host writes one float.
+        let Err(missing) =
+            (unsafe { call!(self.api, KernelInfoGetAttribute_float, self.info, name.as_ptr(), &mut value) })
+        else {
+            return Ok(Some(value.into()));
+        };
+        let mut value = 0i64;
+        // SAFETY: the host writes one integer.
+        if unsafe { call!(self.api, KernelInfoGetAttribute_int64, self.info, name.as_ptr(), &mut value) }.is_ok() {
+            return Ok(Some(value as f64));
+        }
+        absent(missing.message(), name, "a float")
+    }
+
+    /// # Safety
+    /// As for [`Self::options`].
+    unsafe fn integer(&self, name: &CStr) -> Result<Option<i64>> {
+        let mut value = 0i64;
+        // SAFETY: the host writes one integer.
+        match unsafe { call!(self.api, KernelInfoGetAttribute_int64, self.info, name.as_ptr(), &mut value) } {
+            Ok(()) => Ok(Some(value)),
+            Err(missing) => absent(missing.message(), name, "an int"),
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::options`].
+    unsafe fn string(&self, name: &CStr) -> Result<Option<String>> {
+        // SAFETY: the host fills at most `size` bytes.
+        let text = self.text(|buffer, size| unsafe {
+            call!(self.api, KernelInfoGetAttribute_string, self.info, name.as_ptr(), buffer, size)
+        });
+        match text {
+            Ok(text) => Ok(Some(text)),
+            Err(missing) => absent(missing.message(), name, "a string"),
+        }
+    }
+
+    /// Asks for the size, then for the text, which ends with a NUL.
+    fn text(&self, read: impl Fn(*mut c_char, *mut usize) -> Result<()>) -> Result<String> {
+        let mut size = 0usize;
+        read(std::ptr::null_mut(), &mut size)?;
+        let mut buffer = vec![0u8; size];
+        read(buffer.as_mut_ptr().cast(), &mut size)?;
+        let text = buffer.split(|&byte| byte == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(text).into_owned())
+    }
+}
+
+/// The host has one error for "not there" and "of another type"; its message tells them apart, in the same
+/// words since 1.0.
+fn absent<T>(message: &str, name: &CStr, expected: &str) -> Result<Option<T>> {
+    if message.contains("No attribute with name") {
+        return Ok(None);
+    }
+    fail!(InvalidArgument, "attribute {} is not {expected} ({message})", name.to_string_lossy())
+}
