@@ -180,7 +180,7 @@ impl Problem {
         let written = [("loss", self.outputs.loss), ("grad_logits", self.outputs.grad_logits)];
         for (name, tensor) in written {
             let Some(tensor) = tensor else { continue };
-            if tensor.overlaps_itself() && tensor.len() > 0 {
+            if tensor.len() > 0 && tensor.overlaps_itself() {
                 fail!(
                     InvalidArgument,
                     "{name}: strides {:?} with shape {:?} let elements overlap",

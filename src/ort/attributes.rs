@@ -6,6 +6,7 @@ use ort_sys::OrtKernelInfo;
 
 use crate::error::{Result, fail};
 use crate::options::{Activation, Normalization, Options, Reduction};
+use crate::tensor::{MAX_RANK, Shape};
 
 use super::api::{Api, call};
 
@@ -74,6 +75,38 @@ impl Node {
         // SAFETY: the host fills at most `size` bytes.
         self.text(|buffer, size| unsafe { call!(self.api, KernelInfo_GetNodeName, self.info, buffer, size) })
             .unwrap_or_default()
+    }
+
+    /// The shape that the graph gives an input; `None` where it leaves the rank or a size open, or where
+    /// there is no such input. An unknown rank looks like rank 0.
+    ///
+    /// # Safety
+    /// As for [`Self::options`].
+    pub unsafe fn input_shape(&self, index: usize) -> Option<Shape> {
+        let mut count = 0;
+        let mut types = std::ptr::null_mut();
+        let mut info = std::ptr::null();
+        let mut rank = 0;
+        let mut sizes = [0i64; MAX_RANK];
+        // SAFETY: the type info is released after its last use; no more sizes are asked for than fit.
+        unsafe {
+            call!(self.api, KernelInfo_GetInputCount, self.info, &mut count).ok()?;
+            if index >= count {
+                return None;
+            }
+            call!(self.api, KernelInfo_GetInputTypeInfo, self.info, index, &mut types).ok()?;
+            let asked = call!(self.api, CastTypeInfoToTensorInfo, types, &mut info).and_then(|()| {
+                if info.is_null() {
+                    return Ok(());
+                }
+                call!(self.api, GetDimensionsCount, info, &mut rank)?;
+                call!(self.api, GetDimensions, info, sizes.as_mut_ptr(), rank.min(MAX_RANK))
+            });
+            ((*self.api.table()).ReleaseTypeInfo)(types);
+            asked.ok()?;
+        }
+        let sizes = sizes.get(..rank).filter(|sizes| !sizes.is_empty() && sizes.iter().all(|&size| size >= 0))?;
+        Shape::new(sizes.iter().map(|&size| size as usize))
     }
 
     /// # Safety

@@ -39,9 +39,8 @@ impl Kernel {
         api.guard(&name, || {
             // SAFETY: as above.
             let options = unsafe { node.options(operator.kind.activation)? };
-            if !operator.targets.is_index() {
-                options.check_dense()?;
-            }
+            // SAFETY: as above.
+            unsafe { check_known_shapes(operator, &node, &options)? };
             let made = Box::new(Self { operator, options, name: name.clone() });
             // SAFETY: the host's place for the kernel.
             unsafe { *kernel = Box::into_raw(made) };
@@ -120,6 +119,38 @@ impl Kernel {
         }
         Ok(Tensor { data: data.cast(), dtype, shape, strides: row_major(&shape) })
     }
+}
+
+/// Reports a shape that does not fit as soon as the session is made, if the graph says all of them. Where it leaves
+/// one open, the run will tell.
+///
+/// # Safety
+/// The node is valid.
+unsafe fn check_known_shapes(operator: &Operator, node: &Node, options: &Options) -> Result<()> {
+    if !operator.targets.is_index() {
+        options.check_dense()?;
+    }
+    let first = operator.first_input();
+    let known = |index: usize, dtype: DType| {
+        // SAFETY: the node is valid.
+        let shape = unsafe { node.input_shape(index) }?;
+        // Nothing is read through this address: there is no output to compute.
+        Some(Tensor { data: std::ptr::dangling_mut::<u64>().cast(), dtype, shape, strides: row_major(&shape) })
+    };
+    let like_logits = |index: usize| known(index + first, operator.dtype);
+    let (Some(logits), Some(targets)) = (like_logits(LOGITS), known(TARGETS + first, operator.targets)) else {
+        return Ok(());
+    };
+    let inputs = Inputs {
+        logits,
+        targets,
+        class_alpha: like_logits(2),
+        weight: like_logits(3),
+        normalizer: like_logits(4),
+        grad_loss: if operator.kind.gradient { known(0, operator.dtype) } else { None },
+    };
+    // SAFETY: a problem without outputs is never run.
+    unsafe { Problem::new(options.clone(), inputs, Outputs::default()) }.map(|_| ())
 }
 
 /// A tensor of the host's, which are all dense and row-major. The host has matched its type with the operator's.
