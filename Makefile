@@ -36,7 +36,7 @@ test-rust: $(VENV)/.ready ## Accuracy, semantics, determinism, and ONNX Runtime 
 	cargo test --release
 
 test-c: build ## C99 to C23 and C++11 to C++23 programs against the header and the shared library
-	sh tests/c/run.sh
+	$(MAKE) --no-print-directory -C tests/c
 
 test-python: build $(VENV)/.ready ## The C ABI through ctypes, the Python package, the operators in the newest ONNX Runtime
 	$(ENV_PYTHON) -m pytest -q tests/python

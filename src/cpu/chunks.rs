@@ -55,7 +55,8 @@ impl Partials {
 
     /// The sum, in the chunks' order. The executor has returned, so all of them are there.
     pub fn total(&self, chunks: Chunks) -> f64 {
-        self.0[..chunks.count()].iter().map(|bits| f64::from_bits(bits.load(Relaxed))).sum()
+        // Not `sum()`: its sum of nothing is -0.
+        self.0[..chunks.count()].iter().fold(0.0, |sum, bits| sum + f64::from_bits(bits.load(Relaxed)))
     }
 }
 
