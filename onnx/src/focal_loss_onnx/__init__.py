@@ -1,0 +1,32 @@
+"""Focal loss for ONNX models.
+
+:func:`attach` adds the loss to an exported detector, :func:`inspect` finds its logits, :func:`register`
+gives ONNX Runtime the kernels, :func:`add_functions` puts the portable functions into a model that
+already uses the operators, and :mod:`focal_loss_onnx.reference` computes the same in NumPy.
+"""
+
+from .attach import attach
+from .errors import AttachError, TracedToLogitsWarning
+from .functions import PortableFunctionError, add_functions, portable_function
+from .inspection import Candidate, inspect
+from .library import LibraryNotFound, library_path, register
+from .operators import DOMAIN, OPERATORS, VERSION
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DOMAIN",
+    "OPERATORS",
+    "VERSION",
+    "AttachError",
+    "Candidate",
+    "LibraryNotFound",
+    "PortableFunctionError",
+    "TracedToLogitsWarning",
+    "add_functions",
+    "attach",
+    "inspect",
+    "library_path",
+    "portable_function",
+    "register",
+]

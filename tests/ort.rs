@@ -1,0 +1,155 @@
+//! A Rust program that has ONNX Runtime loads the shared library and runs the operators.
+//!
+//! ONNX Runtime is the one from PyPI: `ORT_DYLIB_PATH` names `libonnxruntime.so`; without it, the wheel in
+//! the virtual environment that `make` uses is taken.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use focal_loss::{Inputs, Options, Reduction, Targets, backward, forward};
+use ndarray::{Array1, Array2, ArrayD};
+use ort::session::Session;
+use ort::value::Tensor;
+
+fn host() -> PathBuf {
+    if let Some(path) = env::var_os("ORT_DYLIB_PATH") {
+        return path.into();
+    }
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/lib");
+    let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries(packages)
+        .flat_map(|python| entries(python.join("site-packages/onnxruntime/capi")))
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libonnxruntime.so")))
+        .expect("set ORT_DYLIB_PATH to ONNX Runtime's libonnxruntime.so, or let `make test-rust` install it")
+}
+
+/// The shared library that was built along with this test.
+fn library() -> PathBuf {
+    let named = env::var_os("FOCAL_LOSS_LIBRARY").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| {
+        let executable = env::current_exe().expect("a running test has one");
+        let name = format!("{}focal_loss{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
+        executable.parent().expect("a folder").join(name)
+    });
+    assert!(path.exists(), "{} is not there: set FOCAL_LOSS_LIBRARY", path.display());
+    path
+}
+
+/// ONNX in its wire format, as far as a model of one node needs it: fields are numbers or bytes.
+mod onnx {
+    fn varint(mut value: u64, out: &mut Vec<u8>) {
+        while value >= 0x80 {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+    }
+
+    pub fn number(field: u64, value: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        varint(field << 3, &mut out);
+        varint(value, &mut out);
+        out
+    }
+
+    pub fn bytes(field: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
+        let content = content.as_ref();
+        let mut out = Vec::new();
+        varint(field << 3 | 2, &mut out);
+        varint(content.len() as u64, &mut out);
+        out.extend_from_slice(content);
+        out
+    }
+
+    const FLOAT: u64 = 1;
+    const INT64: u64 = 7;
+
+    /// `inputs` have their types after a colon; the output is a float called "result".
+    pub fn model(operator: &str, inputs: &[(&str, bool)], reduction: &str) -> Vec<u8> {
+        let value = |name: &str, is_index: bool| {
+            let tensor = number(1, if is_index { INT64 } else { FLOAT });
+            [bytes(1, name), bytes(2, bytes(1, tensor))].concat()
+        };
+        let attribute = [bytes(1, "reduction"), bytes(4, reduction), number(20, 3)].concat();
+        let names: Vec<u8> = inputs.iter().flat_map(|(name, _)| bytes(1, name)).collect();
+        let rest = [bytes(2, "result"), bytes(3, "loss"), bytes(4, operator), bytes(5, attribute), bytes(7, "focal_loss")];
+        let node = [names, rest.concat()].concat();
+        let declared: Vec<u8> = inputs.iter().flat_map(|&(name, is_index)| bytes(11, value(name, is_index))).collect();
+        let graph = [bytes(1, node), bytes(2, "graph"), declared, bytes(12, value("result", false))].concat();
+        let opset = |domain: &str, version| bytes(8, [bytes(1, domain), number(2, version)].concat());
+        [number(1, 8), bytes(7, graph), opset("", 17), opset("focal_loss", 1)].concat()
+    }
+}
+
+fn session(model: &[u8]) -> ort::Result<Session> {
+    let builder = Session::builder()?.with_operator_library(library())?;
+    // A second time, as applications do that put their options together from parts.
+    builder.with_operator_library(library())?.with_intra_threads(2)?.commit_from_memory(model)
+}
+
+fn result(session: &mut Session, inputs: Vec<(&'static str, ort::value::DynValue)>) -> ort::Result<Vec<f32>> {
+    let outputs = session.run(inputs)?;
+    let (_, values) = outputs["result"].try_extract_tensor::<f32>()?;
+    Ok(values.to_vec())
+}
+
+fn tensor<T: ort::value::PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(
+    array: &ArrayD<T>,
+) -> ort::value::DynValue {
+    let values = array.iter().cloned().collect::<Vec<_>>();
+    Tensor::from_array((array.shape().to_vec(), values)).expect("the sizes agree").into_dyn()
+}
+
+const ROWS: usize = 3000;
+const CLASSES: usize = 40;
+
+fn logits() -> ArrayD<f32> {
+    Array2::from_shape_fn((ROWS, CLASSES), |(i, j)| ((i * 31 + j * 17) % 101) as f32 / 8.0 - 6.0).into_dyn()
+}
+
+fn targets() -> ArrayD<i64> {
+    Array1::from_shape_fn(ROWS, |i| (i * 7 % (CLASSES + 1)) as i64).into_dyn()
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// One test, as the ONNX Runtime that is loaded is the process's.
+#[test]
+fn a_rust_host_runs_the_operators() -> Result<(), Box<dyn std::error::Error>> {
+    ort::init_from(host())?.commit();
+    let (logits, targets) = (logits(), targets());
+    let given = Inputs::new(logits.view(), Targets::I64(targets.view()));
+
+    for (name, reduction) in [("none", Reduction::None), ("sum", Reduction::Sum), ("mean", Reduction::Mean)] {
+        let options = Options { reduction, ..Options::default() };
+        let mut loss = session(&onnx::model("SigmoidFocalLoss", &[("logits", false), ("targets", true)], name))?;
+        let here = result(&mut loss, vec![("logits", tensor(&logits)), ("targets", tensor(&targets))])?;
+        let expected = forward(&options, &given)?;
+        assert!(same_bits(&here, expected.as_slice().expect("dense")), "{name}: the loss has the same bits");
+
+        let inputs = [("grad_loss", false), ("logits", false), ("targets", true)];
+        let mut gradient = session(&onnx::model("SigmoidFocalLossGrad", &inputs, name))?;
+        let grad_loss = expected.mapv(|value| value + 0.5);
+        let values = [("grad_loss", tensor(&grad_loss)), ("logits", tensor(&logits)), ("targets", tensor(&targets))];
+        let here = result(&mut gradient, values.into())?;
+        let expected = backward(&options, &given, Some(grad_loss.view()))?;
+        assert!(same_bits(&here, expected.as_slice().expect("dense")), "{name}: the gradient has the same bits");
+    }
+
+    // What does not fit is an error, and the session lives on.
+    let mut loss = session(&onnx::model("SigmoidFocalLoss", &[("logits", false), ("targets", true)], "mean"))?;
+    let mut wrong = targets.clone();
+    wrong[17] = -3;
+    let error = result(&mut loss, vec![("logits", tensor(&logits)), ("targets", tensor(&wrong))]).expect_err("row 17");
+    for part in ["SigmoidFocalLoss node 'loss'", "-3", "row 17"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    result(&mut loss, vec![("logits", tensor(&logits)), ("targets", tensor(&targets))])?;
+
+    let error = session(&onnx::model("SoftmaxFocalLoss", &[("logits", false), ("targets", true)], "average"));
+    let error = error.err().expect("an unknown reduction").to_string();
+    assert!(error.contains("reduction") && error.contains("average") && error.contains("mean"), "{error}");
+    Ok(())
+}
