@@ -17,6 +17,13 @@
  *
  * and for a dense target (a distribution t over the classes) the sum of t_y times that over all y.
  *
+ * GRADIENTS are with respect to the logits:
+ *
+ *     sigmoid   alpha_t * m^gamma * [(p-t) + gamma*(1-2t)*r*CE],  r = p*(1-p)/m
+ *     softmax   alpha_y * o^gamma * (1 + gamma*p_y*h) * (p_j - [j == y]),  o = 1-p_y,  h = -log(p_y)/o
+ *
+ * times weight, grad_loss and what the reduction divides by.
+ *
  * TENSORS. logits: float16, bfloat16, float32 or float64, any shape of rank 1 to 16, any strides.
  * targets: class indices (int32 or int64, the logits' shape without the class axis) or dense (the logits'
  * dtype and shape). class_alpha: [K]. weight: broadcasts as in NumPy to the logits' shape (sigmoid) or the
@@ -32,7 +39,8 @@
  * a float32 loss is within 8 ULP and a gradient within 16 ULP of the exact value wherever that is a normal
  * number; sums are accumulated in float64 in a fixed order. Finite for every finite logit; limits at
  * infinities; NaN in, NaN out. Results have the same bits for every number of threads and every instruction
- * set. An empty input gives 0 for sum and mean.
+ * set. Soft labels: the same bounds, in ULP of the largest term. An input that is empty, or ignored as a
+ * whole, gives 0 for sum and mean; a normalizer of 0 then divides it like any other number.
  *
  * ERRORS. Every function that can fail returns a focal_loss_status as int32_t. On anything but
  * FOCAL_LOSS_STATUS_OK nothing has been written, and focal_loss_last_error_message() says what was wrong
@@ -40,6 +48,9 @@
  *
  * THREADS. Every function may be called from any number of threads at once. The caller sees to it that
  * nobody writes to a tensor that a call reads, or touches one that it writes.
+ *
+ * ONNX RUNTIME. The library also exports RegisterCustomOps, which ONNX Runtime calls when it is given the library's
+ * path (RegisterCustomOpsLibrary_V2). Nothing else here needs ONNX Runtime.
  *
  * EXAMPLE.
  *

@@ -8,6 +8,8 @@ use std::{env, fs};
 
 use focal_loss::{Inputs, Options, Reduction, Targets, backward, forward};
 use ndarray::{Array1, Array2, ArrayD};
+use ort::environment::Environment;
+use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::value::Tensor;
 
@@ -64,7 +66,7 @@ mod onnx {
     const FLOAT: u64 = 1;
     const INT64: u64 = 7;
 
-    /// `inputs` have their types after a colon; the output is a float called "result".
+    /// `inputs`: names, and whether it is class indices; the output is a float called "result".
     pub fn model(operator: &str, inputs: &[(&str, bool)], reduction: &str) -> Vec<u8> {
         let value = |name: &str, is_index: bool| {
             let tensor = number(1, if is_index { INT64 } else { FLOAT });
@@ -72,7 +74,8 @@ mod onnx {
         };
         let attribute = [bytes(1, "reduction"), bytes(4, reduction), number(20, 3)].concat();
         let names: Vec<u8> = inputs.iter().flat_map(|(name, _)| bytes(1, name)).collect();
-        let rest = [bytes(2, "result"), bytes(3, "loss"), bytes(4, operator), bytes(5, attribute), bytes(7, "focal_loss")];
+        let rest =
+            [bytes(2, "result"), bytes(3, "loss"), bytes(4, operator), bytes(5, attribute), bytes(7, "focal_loss")];
         let node = [names, rest.concat()].concat();
         let declared: Vec<u8> = inputs.iter().flat_map(|&(name, is_index)| bytes(11, value(name, is_index))).collect();
         let graph = [bytes(1, node), bytes(2, "graph"), declared, bytes(12, value("result", false))].concat();
@@ -81,10 +84,12 @@ mod onnx {
     }
 }
 
-fn session(model: &[u8]) -> ort::Result<Session> {
-    let builder = Session::builder()?.with_operator_library(library())?;
+fn session(environment: &Environment, model: &[u8]) -> ort::Result<Session> {
+    let builder = Session::builder(environment)?.with_operator_library(library())?;
     // A second time, as applications do that put their options together from parts.
-    builder.with_operator_library(library())?.with_intra_threads(2)?.commit_from_memory(model)
+    let builder = builder.with_operator_library(library())?.with_intra_threads(2)?;
+    // Errors are expected below, and come back as such: the host need not print them as well.
+    builder.with_log_level(LogLevel::Fatal)?.commit_from_memory(model)
 }
 
 fn result(session: &mut Session, inputs: Vec<(&'static str, ort::value::DynValue)>) -> ort::Result<Vec<f32>> {
@@ -118,19 +123,20 @@ fn same_bits(a: &[f32], b: &[f32]) -> bool {
 /// One test, as the ONNX Runtime that is loaded is the process's.
 #[test]
 fn a_rust_host_runs_the_operators() -> Result<(), Box<dyn std::error::Error>> {
-    ort::init_from(host())?.commit();
+    let environment = &ort::init_from(host())?.build()?;
     let (logits, targets) = (logits(), targets());
     let given = Inputs::new(logits.view(), Targets::I64(targets.view()));
 
     for (name, reduction) in [("none", Reduction::None), ("sum", Reduction::Sum), ("mean", Reduction::Mean)] {
         let options = Options { reduction, ..Options::default() };
-        let mut loss = session(&onnx::model("SigmoidFocalLoss", &[("logits", false), ("targets", true)], name))?;
+        let mut loss =
+            session(environment, &onnx::model("SigmoidFocalLoss", &[("logits", false), ("targets", true)], name))?;
         let here = result(&mut loss, vec![("logits", tensor(&logits)), ("targets", tensor(&targets))])?;
         let expected = forward(&options, &given)?;
         assert!(same_bits(&here, expected.as_slice().expect("dense")), "{name}: the loss has the same bits");
 
         let inputs = [("grad_loss", false), ("logits", false), ("targets", true)];
-        let mut gradient = session(&onnx::model("SigmoidFocalLossGrad", &inputs, name))?;
+        let mut gradient = session(environment, &onnx::model("SigmoidFocalLossGrad", &inputs, name))?;
         let grad_loss = expected.mapv(|value| value + 0.5);
         let values = [("grad_loss", tensor(&grad_loss)), ("logits", tensor(&logits)), ("targets", tensor(&targets))];
         let here = result(&mut gradient, values.into())?;
@@ -139,7 +145,8 @@ fn a_rust_host_runs_the_operators() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // What does not fit is an error, and the session lives on.
-    let mut loss = session(&onnx::model("SigmoidFocalLoss", &[("logits", false), ("targets", true)], "mean"))?;
+    let mut loss =
+        session(environment, &onnx::model("SigmoidFocalLoss", &[("logits", false), ("targets", true)], "mean"))?;
     let mut wrong = targets.clone();
     wrong[17] = -3;
     let error = result(&mut loss, vec![("logits", tensor(&logits)), ("targets", tensor(&wrong))]).expect_err("row 17");
@@ -148,8 +155,9 @@ fn a_rust_host_runs_the_operators() -> Result<(), Box<dyn std::error::Error>> {
     }
     result(&mut loss, vec![("logits", tensor(&logits)), ("targets", tensor(&targets))])?;
 
-    let error = session(&onnx::model("SoftmaxFocalLoss", &[("logits", false), ("targets", true)], "average"));
-    let error = error.err().expect("an unknown reduction").to_string();
+    let error =
+        session(environment, &onnx::model("SoftmaxFocalLoss", &[("logits", false), ("targets", true)], "average"));
+    let error = error.expect_err("an unknown reduction").to_string();
     assert!(error.contains("reduction") && error.contains("average") && error.contains("mean"), "{error}");
     Ok(())
 }
