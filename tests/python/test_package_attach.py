@@ -167,7 +167,9 @@ def test_a_probability_is_traced_back_to_its_logits(activation):
     targets = np.clip(targets, 0, 2)
     features[0, 0] = 16301  # a sigmoid that is 0 or 1 in float32
     got = run(result, {"x": features, "targets": targets})
-    assert_close(got["loss"], reference.focal_loss(-features, targets, activation=activation.lower()), TensorProto.FLOAT)
+    assert_close(
+        got["loss"], reference.focal_loss(-features, targets, activation=activation.lower()), TensorProto.FLOAT
+    )
 
 
 def test_traced_through_operators_that_move_elements():
@@ -334,7 +336,9 @@ def test_inspect_finds_the_logits():
         ("Sigmoid", ["head_output_1"], ["scores"], {}),
         ("Neg", ["y"], ["box_deltas"], {}),
     ]
-    model = detector({"x": ["B", "N", 3], "y": ["B", "N", 4]}, nodes, {"scores": ["B", "N", 3], "box_deltas": ["B", "N", 4]})
+    model = detector(
+        {"x": ["B", "N", 3], "y": ["B", "N", 4]}, nodes, {"scores": ["B", "N", 3], "box_deltas": ["B", "N", 4]}
+    )
     found = inspect(model)
     assert [c.tensor.name for c in found] == ["head_output_1", "box_deltas"]
     assert found[0].activation == "sigmoid" and found[0].tensor.shape == ("B", "N", 3)

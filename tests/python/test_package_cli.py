@@ -75,7 +75,12 @@ def test_inspect(path):
 def test_errors_are_one_line_and_status_1(arguments, message, path, tmp_path):
     (tmp_path / "text.onnx").write_text("not a model at all")
     onnx.save(simple(dtype=TensorProto.INT64), tmp_path / "integers.onnx")
-    files = {"IN": path, "OUT": tmp_path / "out.onnx", "TEXT": tmp_path / "text.onnx", "INTEGERS": tmp_path / "integers.onnx"}
+    files = {
+        "IN": path,
+        "OUT": tmp_path / "out.onnx",
+        "TEXT": tmp_path / "text.onnx",
+        "INTEGERS": tmp_path / "integers.onnx",
+    }
     status, stdout, stderr = call(*(files.get(argument, argument) for argument in arguments))
     assert (status, stdout) == (1, "")
     assert stderr.startswith("error: ") and message in stderr and stderr.count("\n") == 1

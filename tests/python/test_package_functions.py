@@ -99,7 +99,13 @@ def test_a_class_that_does_not_exist_gives_nan(operator):
     logits = np.zeros((3, 2), np.float32)
     for bad in (-1, 3, 2**40):
         feeds = {"logits": logits, "targets": np.array([0, bad, 1])}
-        losses = one_node(operator, feeds, {"reduction": "none"}, TensorProto.FLOAT, {"sigmoid": 2, "softmax": 1}[OPERATORS[operator].activation])
+        losses = one_node(
+            operator,
+            feeds,
+            {"reduction": "none"},
+            TensorProto.FLOAT,
+            {"sigmoid": 2, "softmax": 1}[OPERATORS[operator].activation],
+        )
         rows = losses.reshape(3, -1)
         assert np.isnan(rows[1]).all() and np.isfinite(rows[[0, 2]]).all()
         assert np.isnan(one_node(operator, feeds, {}, TensorProto.FLOAT, 0))
@@ -142,7 +148,11 @@ def test_all_ignored_is_no_loss():
             softmax = {**feeds, "weight": feeds["weight"][:, 0]}
             assert one_node("SoftmaxFocalLoss", softmax, attributes, TensorProto.FLOAT, 0) == 0
             grad = one_node(
-                "SigmoidFocalLossGrad", {"grad_loss": np.array(1, np.float32), **feeds}, attributes, TensorProto.FLOAT, 2
+                "SigmoidFocalLossGrad",
+                {"grad_loss": np.array(1, np.float32), **feeds},
+                attributes,
+                TensorProto.FLOAT,
+                2,
             )
             assert (grad == 0).all()
 
@@ -198,7 +208,15 @@ def test_nan_logits_stay_nan():
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_extreme_logits_of_the_softmax(gamma):
     rows = np.array(
-        [[0, 0, 0], [88, 0, -88], [-16301, -16300, 0], [1e38, -1e38, 0], [1e38, 1e38, 0], [20, 19.999, -400], [60, -60, 40]],
+        [
+            [0, 0, 0],
+            [88, 0, -88],
+            [-16301, -16300, 0],
+            [1e38, -1e38, 0],
+            [1e38, 1e38, 0],
+            [20, 19.999, -400],
+            [60, -60, 40],
+        ],
         np.float32,
     )
     attributes = {"reduction": "none", "gamma": gamma}
@@ -218,7 +236,9 @@ def test_extreme_logits_of_the_softmax(gamma):
 
 def test_a_confident_softmax_keeps_its_tiny_loss():
     logits = np.array([[40.0, 0.0, 1.0]], np.float32)
-    got = one_node("SoftmaxFocalLoss", {"logits": logits, "targets": np.array([0])}, {"gamma": 0.0}, TensorProto.FLOAT, 0)
+    got = one_node(
+        "SoftmaxFocalLoss", {"logits": logits, "targets": np.array([0])}, {"gamma": 0.0}, TensorProto.FLOAT, 0
+    )
     assert got == pytest.approx(np.exp(-40.0) + np.exp(-39.0), rel=1e-6)
 
 

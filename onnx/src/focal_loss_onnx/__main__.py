@@ -9,7 +9,9 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -26,6 +28,9 @@ from .operators import ACTIVATIONS, NORMALIZATIONS, REDUCTIONS
 #: A protobuf message cannot be larger; a model beyond this keeps its weights in a file beside it.
 _LARGEST_MESSAGE = 2**31 - 1
 
+#: The options of attach() that the command takes over, with their defaults.
+_ATTACH_DEFAULTS = {name: p.default for name, p in signature(attach).parameters.items() if p.kind is p.KEYWORD_ONLY}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
@@ -39,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _attach(options: argparse.Namespace) -> int:
-    arguments = {name: value for name, value in vars(options).items() if name in attach.__kwdefaults__}
+    arguments = {name: value for name, value in vars(options).items() if name in _ATTACH_DEFAULTS}
     model = onnx.load(options.model)
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
@@ -75,7 +80,7 @@ def _inspect(options: argparse.Namespace) -> int:
     types = max(len(str(c.tensor)) for c in candidates)
     for candidate in candidates:
         tensor = candidate.tensor
-        print(f"{tensor.name:{names}}  {str(tensor):{types}}  {'; '.join(candidate.reasons)}")
+        print(f"{tensor.name:{names}}  {tensor!s:{types}}  {'; '.join(candidate.reasons)}")
     return 0
 
 
@@ -96,11 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_attach)
     command.add_argument("model", type=Path, metavar="IN.onnx")
     command.add_argument("output", type=Path, metavar="OUT.onnx")
-    defaults = attach.__kwdefaults__
 
-    def option(flag: str, **settings: object) -> None:
+    def option(flag: str, **settings: Any) -> None:
         name = flag.lstrip("-").replace("-", "_")
-        command.add_argument(flag, default=defaults.get(name), **settings)
+        command.add_argument(flag, default=_ATTACH_DEFAULTS[name], **settings)
 
     def added(flag: str, name: str, text: str) -> None:
         option(flag, nargs="?", const=True, metavar="NAME", help=f"{text} (named {name} unless given)")

@@ -15,8 +15,8 @@ from onnx import ModelProto, TensorProto, helper
 from .editor import GraphEditor
 from .errors import AttachError, TracedToLogitsWarning
 from .functions import OLDEST_OPSET, embed_functions
-from .graph import Tensor, default_opset, near_names
-from .levels import merge_levels
+from .graph import default_opset, near_names
+from .levels import Logits, merge_levels
 from .operators import DOMAIN, LOSSES, OPERATORS, VERSION, InvalidAttribute, Operator, check_attributes
 from .probabilities import trace_logits
 
@@ -153,7 +153,7 @@ def _add_outputs(
     operator: Operator,
     inputs: list[str],
     attributes: dict[str, Any],
-    logits: Tensor,
+    logits: Logits,
     names: _Names,
 ) -> None:
     """The loss, and on request its gradient and the loss per anchor."""
@@ -186,7 +186,7 @@ def _add_outputs(
         graph.declare_output(names.grad_logits, logits.element_type, logits.shape)
 
 
-def _sum_over_classes(graph: GraphEditor, values: str, logits: Tensor, output: str) -> None:
+def _sum_over_classes(graph: GraphEditor, values: str, logits: Logits, output: str) -> None:
     """Sum along the last axis; half precision is summed in float, for which every host has a kernel."""
     axes = graph.add_integers("class_axis", [len(logits.shape) - 1])
     if logits.element_type in (TensorProto.FLOAT, TensorProto.DOUBLE):
@@ -211,8 +211,7 @@ def _traced(graph: GraphEditor, names: list[str], activation: str) -> list[str]:
         traced = trace_logits(graph, name, activation)
         if traced != name:
             warnings.warn(
-                f"{name!r} is the output of a {activation}; the loss is computed from the logits before it, "
-                f"{traced!r}",
+                f"{name!r} is the output of a {activation}; the loss is computed from the logits before it, {traced!r}",
                 TracedToLogitsWarning,
                 stacklevel=3,
             )
@@ -269,7 +268,7 @@ def _check_new_names(graph: GraphEditor, names: _Names) -> None:
             raise AttachError(f"two added inputs or outputs are both named {name!r}")
 
 
-def _class_alpha(class_alpha: Iterable[float], logits: Tensor, activation: str) -> list[float]:
+def _class_alpha(class_alpha: Iterable[float], logits: Logits, activation: str) -> list[float]:
     values = np.asarray(list(class_alpha), dtype=np.float64)
     if values.ndim != 1 or not values.size:
         raise AttachError("class_alpha is one number per class")

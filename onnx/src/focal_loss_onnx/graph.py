@@ -84,7 +84,5 @@ def _tensor(info: ValueInfoProto) -> Tensor:
     tensor_type = info.type.tensor_type
     if not tensor_type.HasField("shape"):
         return Tensor(info.name, tensor_type.elem_type, None)
-    shape = tuple(
-        d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor_type.shape.dim
-    )
+    shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor_type.shape.dim)
     return Tensor(info.name, tensor_type.elem_type, shape)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from .editor import GraphEditor
 from .errors import AttachError
 from .graph import Dimension, Tensor, element_type_name
@@ -12,9 +16,14 @@ from .operators import ARITHMETIC_TYPE
 LAYOUTS = ("AK", "KA")
 
 
-def merge_levels(
-    graph: GraphEditor, names: list[str], layout: str | None, num_classes: int | None
-) -> Tensor:
+@dataclass(frozen=True)
+class Logits(Tensor):
+    """Logits of a known type and rank, anchors and classes last."""
+
+    shape: tuple[Dimension, ...]
+
+
+def merge_levels(graph: GraphEditor, names: list[str], layout: str | None, num_classes: int | None) -> Logits:
     """One tensor ``[B, N, K]`` or ``[N, K]`` with the logits of all levels, in the order given.
 
     Args:
@@ -41,12 +50,13 @@ def merge_levels(
     name = first.name
     if len(levels) > 1:
         name = graph.add_node("Concat", [level.name for level in levels], stem="logits", axis=-2)
-        anchors = _sum([level.shape[-2] for level in levels])
+        anchors = _static([level.shape[-2] for level in levels], sum)
         classes = next((level.shape[-1] for level in levels if isinstance(level.shape[-1], int)), classes)
-    return Tensor(name, first.element_type, (*(d or "batch" for d in batch), anchors or "anchors", classes or "classes"))
+    named = (*(d or "batch" for d in batch), anchors or "anchors", classes or "classes")
+    return Logits(name, first.element_type, named)
 
 
-def _level(graph: GraphEditor, name: str, layout: str | None, num_classes: int | None) -> Tensor:
+def _level(graph: GraphEditor, name: str, layout: str | None, num_classes: int | None) -> Logits:
     tensor = graph.tensor(name)
     if not tensor.element_type or tensor.shape is None:
         raise AttachError(
@@ -56,19 +66,21 @@ def _level(graph: GraphEditor, name: str, layout: str | None, num_classes: int |
     if tensor.element_type not in ARITHMETIC_TYPE:
         allowed = ", ".join(element_type_name(t) for t in ARITHMETIC_TYPE)
         raise AttachError(f"{name!r} is {tensor}; logits are one of {allowed}")
-    rank = len(tensor.shape)
+    logits = Logits(name, tensor.element_type, tensor.shape)
+    rank = len(logits.shape)
     if rank == 4:
-        return _raw_level(graph, tensor, layout, num_classes)
+        return _raw_level(graph, logits, layout, num_classes)
     if rank not in (2, 3):
         raise AttachError(f"{name!r} is {tensor}; logits are [B, N, K], [N, K] or raw levels [B, A*K, H, W]")
     if layout is not None:
         raise AttachError(f"layout is for raw levels [B, A*K, H, W], but {name!r} is {tensor}")
-    if _differ(tensor.shape[-1], num_classes):
+    classes = logits.shape[-1]
+    if _differ(classes, num_classes):
         raise AttachError(f"num_classes is {num_classes}, but {name!r} is {tensor}")
-    return Tensor(name, tensor.element_type, (*tensor.shape[:-1], tensor.shape[-1] or num_classes))
+    return Logits(name, tensor.element_type, (*logits.shape[:-1], classes if num_classes is None else num_classes))
 
 
-def _raw_level(graph: GraphEditor, tensor: Tensor, layout: str | None, num_classes: int | None) -> Tensor:
+def _raw_level(graph: GraphEditor, tensor: Logits, layout: str | None, num_classes: int | None) -> Logits:
     name = tensor.name
     if num_classes is None or layout is None:
         raise AttachError(
@@ -85,10 +97,10 @@ def _raw_level(graph: GraphEditor, tensor: Tensor, layout: str | None, num_class
         logits = graph.add_node("Transpose", [logits], stem=f"{name}_anchors_classes", perm=[0, 1, 2, 4, 3])
     rows = graph.add_integers("rows", [0, -1, num_classes])
     logits = graph.add_node("Reshape", [logits, rows], stem=f"{name}_rows")
-    anchors = None
-    if all(isinstance(d, int) for d in (channels, height, width)):
-        anchors = channels // num_classes * height * width
-    return Tensor(logits, tensor.element_type, (batch, anchors, num_classes))
+    anchors = _static([channels, height, width], math.prod)
+    if anchors is not None:
+        anchors //= num_classes
+    return Logits(logits, tensor.element_type, (batch, anchors, num_classes))
 
 
 def _differ(one: Dimension, other: Dimension) -> bool:
@@ -96,5 +108,7 @@ def _differ(one: Dimension, other: Dimension) -> bool:
     return isinstance(one, int) and isinstance(other, int) and one != other
 
 
-def _sum(dimensions: list[Dimension]) -> Dimension:
-    return sum(dimensions) if all(isinstance(d, int) for d in dimensions) else None
+def _static(dimensions: list[Dimension], combine: Callable[[list[int]], int]) -> int | None:
+    """The dimensions combined, if all are known."""
+    known = [d for d in dimensions if isinstance(d, int)]
+    return combine(known) if len(known) == len(dimensions) else None

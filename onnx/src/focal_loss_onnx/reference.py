@@ -8,6 +8,7 @@ units of float64. Classes that do not exist raise :class:`IndexError`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 
-def focal_loss(logits: ArrayLike, targets: ArrayLike, **options: object) -> Array:
+def focal_loss(logits: ArrayLike, targets: ArrayLike, **options: Any) -> Array:
     """The loss.
 
     Args:
@@ -33,7 +34,7 @@ def focal_loss(logits: ArrayLike, targets: ArrayLike, **options: object) -> Arra
     return problem.reduce(values)
 
 
-def focal_loss_grad(grad_loss: ArrayLike, logits: ArrayLike, targets: ArrayLike, **options: object) -> Array:
+def focal_loss_grad(grad_loss: ArrayLike, logits: ArrayLike, targets: ArrayLike, **options: Any) -> Array:
     """The gradient of ``sum(grad_loss * focal_loss(...))`` with respect to the logits."""
     problem = _Problem(logits, targets, Options(**options))
     _, slopes = problem.values_and_slopes()
@@ -117,7 +118,7 @@ class _Problem:
             return np.asarray(self.options.class_alpha, np.float64)
         default = 0.25 if self.sigmoid else -1.0
         alpha = default if self.options.alpha is None else self.options.alpha
-        return np.float64(alpha) if alpha >= 0 else None
+        return np.asarray(alpha, np.float64) if alpha >= 0 else None
 
     def divisor(self) -> np.float64:
         """What a mean is divided by; 1 for the other reductions."""
