@@ -143,6 +143,24 @@ fn an_index_and_its_one_hot_row_are_the_same() {
 }
 
 #[test]
+fn nan_goes_in_and_comes_out() {
+    for activation in [Activation::Sigmoid, Activation::Softmax] {
+        for classes in [1, 2, 70] {
+            for at in [0, classes - 1] {
+                let mut logits = wave(&[2, classes], 5.0);
+                logits[[1, at]] = f64::NAN;
+                let targets = arr1(&[0i64, 0]).into_dyn();
+                let options = Options { activation, ..Options::default() };
+                let inputs = Inputs::new(logits.view(), Targets::I64(targets.view()));
+                let (loss, grad) = forward_backward(&options, &inputs, None).unwrap();
+                assert!(loss.sum().is_nan() && grad[[1, at]].is_nan(), "{activation:?} {classes} {at}");
+                assert!(grad.index_axis(Axis(0), 0).iter().all(|g| g.is_finite()));
+            }
+        }
+    }
+}
+
+#[test]
 fn empty_inputs_give_zero() {
     for activation in [Activation::Sigmoid, Activation::Softmax] {
         for shape in [[0, 3], [3, 0], [0, 0]] {

@@ -80,7 +80,7 @@ impl<S: Storage> PerClass<S> {
     }
 }
 
-/// Where each lane's row starts; lanes past the last row repeat it.
+/// Where each lane's row starts.
 fn row_offsets(rows: &Walk, first: usize, count: usize) -> Lanes<isize> {
     let mut offsets = [0; LANES];
     let mut cursor = rows.at(first);
@@ -92,8 +92,6 @@ fn row_offsets(rows: &Walk, first: usize, count: usize) -> Lanes<isize> {
         }
         lane += run.count;
     }
-    let last = offsets[count - 1];
-    offsets[count..].fill(last);
     offsets
 }
 
@@ -113,8 +111,9 @@ impl<S: Storage> Block<'_, S> {
         self.tensor.memory.load_at(self.offset(lane, class))
     }
 
+    /// Lanes without a row keep what they had: nothing reads what comes of it.
     fn load(&self, first_class: usize, tile: &mut [Lanes<S::Real>]) {
-        for lane in 0..LANES {
+        for lane in 0..self.count {
             let start = self.offset(lane, first_class);
             for (class, values) in tile.iter_mut().enumerate() {
                 values[lane] = self.tensor.memory.load_at(start + class as isize * self.tensor.class_stride);
@@ -346,7 +345,9 @@ impl<R: Real> Kernel for RestKernel<'_, R> {
             for lane in 0..LANES {
                 let power = exp(shift(x[lane], self.peak.max[lane]));
                 let e = (power.value * power.scale.0) * power.scale.1;
-                let e = R::select(self.peak.class[lane] == k, R::ZERO, e);
+                // A NaN that leads the row has to show even where there is no other class.
+                let own = R::select(x[lane].is_nan(), R::NAN, R::ZERO);
+                let e = R::select(self.peak.class[lane] == k, own, e);
                 let mut sum = Sum { high: high[lane], low: low[lane] };
                 sum.add(e.to_f64());
                 (high[lane], low[lane]) = (sum.high, sum.low);

@@ -55,11 +55,16 @@ pub trait Real:
         if condition { a } else { b }
     }
 
-    /// The one NaN that is ever stored: which NaN an operation yields differs between processors.
     #[inline(always)]
     #[allow(clippy::eq_op)]
+    fn is_nan(self) -> bool {
+        self != self
+    }
+
+    /// The one NaN that is ever stored: which NaN an operation yields differs between processors.
+    #[inline(always)]
     fn canonical(self) -> Self {
-        Self::select(self != self, Self::NAN, self)
+        Self::select(self.is_nan(), Self::NAN, self)
     }
 }
 

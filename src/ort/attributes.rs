@@ -33,45 +33,43 @@ fn one_of<T: Copy>(attribute: &str, name: &str, allowed: &[(&str, T)]) -> Result
 
 /// A node as the host shows it while a kernel is made.
 pub struct Node {
-    pub api: Api,
-    pub info: *const OrtKernelInfo,
+    api: Api,
+    info: *const OrtKernelInfo,
 }
 
 impl Node {
     /// # Safety
-    /// The node's info is valid, as it is during `CreateKernel`.
-    pub unsafe fn options(&self, activation: Activation) -> Result<Options> {
+    /// The info is valid for as long as the result is used, as it is during `CreateKernel`.
+    pub unsafe fn new(api: Api, info: *const OrtKernelInfo) -> Self {
+        Self { api, info }
+    }
+
+    pub fn options(&self, activation: Activation) -> Result<Options> {
         let defaults = Options::default();
-        // SAFETY: passed on.
-        unsafe {
-            let reduction = self.string(c"reduction")?;
-            let normalization = self.string(c"normalization")?;
-            let default_alpha = match activation {
-                Activation::Sigmoid => defaults.alpha,
-                Activation::Softmax => -1.0,
-            };
-            let options = Options {
-                activation,
-                alpha: self.number(c"alpha")?.unwrap_or(default_alpha),
-                gamma: self.number(c"gamma")?.unwrap_or(defaults.gamma),
-                reduction: reduction.map_or(Ok(defaults.reduction), |name| one_of("reduction", &name, &REDUCTIONS))?,
-                normalization: normalization
-                    .map_or(Ok(defaults.normalization), |name| one_of("normalization", &name, &NORMALIZATIONS))?,
-                axis: self.integer(c"axis")?.map_or(defaults.axis, |axis| axis as isize),
-                ignore_index: self.integer(c"ignore_index")?,
-                background_index: self.integer(c"background_index")?,
-                num_threads: 0,
-            };
-            options.validate()?;
-            Ok(options)
-        }
+        let reduction = self.string(c"reduction")?;
+        let normalization = self.string(c"normalization")?;
+        let default_alpha = match activation {
+            Activation::Sigmoid => defaults.alpha,
+            Activation::Softmax => -1.0,
+        };
+        let options = Options {
+            activation,
+            alpha: self.number(c"alpha")?.unwrap_or(default_alpha),
+            gamma: self.number(c"gamma")?.unwrap_or(defaults.gamma),
+            reduction: reduction.map_or(Ok(defaults.reduction), |name| one_of("reduction", &name, &REDUCTIONS))?,
+            normalization: normalization
+                .map_or(Ok(defaults.normalization), |name| one_of("normalization", &name, &NORMALIZATIONS))?,
+            axis: self.integer(c"axis")?.map_or(defaults.axis, |axis| axis as isize),
+            ignore_index: self.integer(c"ignore_index")?,
+            background_index: self.integer(c"background_index")?,
+            num_threads: 0,
+        };
+        options.validate()?;
+        Ok(options)
     }
 
     /// The node's name; empty where it has none.
-    ///
-    /// # Safety
-    /// As for [`Self::options`].
-    pub unsafe fn name(&self) -> String {
+    pub fn name(&self) -> String {
         // SAFETY: the host fills at most `size` bytes.
         self.text(|buffer, size| unsafe { call!(self.api, KernelInfo_GetNodeName, self.info, buffer, size) })
             .unwrap_or_default()
@@ -79,10 +77,7 @@ impl Node {
 
     /// The shape that the graph gives an input; `None` where it leaves the rank or a size open, or where
     /// there is no such input. An unknown rank looks like rank 0.
-    ///
-    /// # Safety
-    /// As for [`Self::options`].
-    pub unsafe fn input_shape(&self, index: usize) -> Option<Shape> {
+    pub fn input_shape(&self, index: usize) -> Option<Shape> {
         let mut count = 0;
         let mut types = std::ptr::null_mut();
         let mut info = std::ptr::null();
@@ -109,9 +104,7 @@ impl Node {
         Shape::new(sizes.iter().map(|&size| size as usize))
     }
 
-    /// # Safety
-    /// As for [`Self::options`].
-    unsafe fn number(&self, name: &CStr) -> Result<Option<f64>> {
+    fn number(&self, name: &CStr) -> Result<Option<f64>> {
         let mut value = 0f32;
         // SAFETY: the host writes one float.
         let Err(missing) =
@@ -124,31 +117,49 @@ impl Node {
         if unsafe { call!(self.api, KernelInfoGetAttribute_int64, self.info, name.as_ptr(), &mut value) }.is_ok() {
             return Ok(Some(value as f64));
         }
-        absent(missing.message(), name, "a float")
+        self.absent(missing.message(), name, "a float")
     }
 
-    /// # Safety
-    /// As for [`Self::options`].
-    unsafe fn integer(&self, name: &CStr) -> Result<Option<i64>> {
+    fn integer(&self, name: &CStr) -> Result<Option<i64>> {
         let mut value = 0i64;
         // SAFETY: the host writes one integer.
         match unsafe { call!(self.api, KernelInfoGetAttribute_int64, self.info, name.as_ptr(), &mut value) } {
             Ok(()) => Ok(Some(value)),
-            Err(missing) => absent(missing.message(), name, "an int"),
+            Err(missing) => self.absent(missing.message(), name, "an int"),
         }
     }
 
-    /// # Safety
-    /// As for [`Self::options`].
-    unsafe fn string(&self, name: &CStr) -> Result<Option<String>> {
+    fn string(&self, name: &CStr) -> Result<Option<String>> {
         // SAFETY: the host fills at most `size` bytes.
         let text = self.text(|buffer, size| unsafe {
             call!(self.api, KernelInfoGetAttribute_string, self.info, name.as_ptr(), buffer, size)
         });
         match text {
             Ok(text) => Ok(Some(text)),
-            Err(missing) => absent(missing.message(), name, "a string"),
+            Err(missing) => self.absent(missing.message(), name, "a string"),
         }
+    }
+
+    /// An attribute that could not be read as `expected`: `None` if it is not there, an error if it is of another
+    /// type. The host says which in words alone; should they ever change, trying the other types decides.
+    fn absent<T>(&self, message: &str, name: &CStr, expected: &str) -> Result<Option<T>> {
+        let Self { api, info } = *self;
+        let (mut float, mut integer, mut sizes) = (0f32, 0i64, [0usize; 3]);
+        let [text, floats, integers] = &mut sizes;
+        // SAFETY: one number, or the size that the other types would need, is written.
+        let mut of_another_type = || unsafe {
+            call!(api, KernelInfoGetAttribute_float, info, name.as_ptr(), &mut float).is_ok()
+                || call!(api, KernelInfoGetAttribute_int64, info, name.as_ptr(), &mut integer).is_ok()
+                || call!(api, KernelInfoGetAttribute_string, info, name.as_ptr(), std::ptr::null_mut(), text).is_ok()
+                || call!(api, KernelInfoGetAttributeArray_float, info, name.as_ptr(), std::ptr::null_mut(), floats)
+                    .is_ok()
+                || call!(api, KernelInfoGetAttributeArray_int64, info, name.as_ptr(), std::ptr::null_mut(), integers)
+                    .is_ok()
+        };
+        if message.contains("No attribute with name") || !(message.contains("type don't match") || of_another_type()) {
+            return Ok(None);
+        }
+        fail!(InvalidArgument, "attribute {} is not {expected} ({message})", name.to_string_lossy())
     }
 
     /// Asks for the size, then for the text, which ends with a NUL.
@@ -160,13 +171,4 @@ impl Node {
         let text = buffer.split(|&byte| byte == 0).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(text).into_owned())
     }
-}
-
-/// The host has one error for "not there" and "of another type"; its message tells them apart, in the same
-/// words since 1.0.
-fn absent<T>(message: &str, name: &CStr, expected: &str) -> Result<Option<T>> {
-    if message.contains("No attribute with name") {
-        return Ok(None);
-    }
-    fail!(InvalidArgument, "attribute {} is not {expected} ({message})", name.to_string_lossy())
 }

@@ -33,14 +33,12 @@ impl Kernel {
         kernel: *mut *mut Kernel,
     ) -> OrtStatusPtr {
         let api = operator.api;
-        let node = Node { api, info };
-        // SAFETY: the node is valid during this call.
-        let name = format!("{} node '{}'", operator.kind.name.to_string_lossy(), unsafe { node.name() });
+        // SAFETY: the info is valid during this call.
+        let node = unsafe { Node::new(api, info) };
+        let name = format!("{} node '{}'", operator.kind.name.to_string_lossy(), node.name());
         api.guard(&name, || {
-            // SAFETY: as above.
-            let options = unsafe { node.options(operator.kind.activation)? };
-            // SAFETY: as above.
-            unsafe { check_known_shapes(operator, &node, &options)? };
+            let options = node.options(operator.kind.activation)?;
+            check_known_shapes(operator, &node, &options)?;
             let made = Box::new(Self { operator, options, name: name.clone() });
             // SAFETY: the host's place for the kernel.
             unsafe { *kernel = Box::into_raw(made) };
@@ -123,17 +121,13 @@ impl Kernel {
 
 /// Reports a shape that does not fit as soon as the session is made, if the graph says all of them. Where it leaves
 /// one open, the run will tell.
-///
-/// # Safety
-/// The node is valid.
-unsafe fn check_known_shapes(operator: &Operator, node: &Node, options: &Options) -> Result<()> {
+fn check_known_shapes(operator: &Operator, node: &Node, options: &Options) -> Result<()> {
     if !operator.targets.is_index() {
         options.check_dense()?;
     }
     let first = operator.first_input();
     let known = |index: usize, dtype: DType| {
-        // SAFETY: the node is valid.
-        let shape = unsafe { node.input_shape(index) }?;
+        let shape = node.input_shape(index)?;
         // Nothing is read through this address: there is no output to compute.
         Some(Tensor { data: std::ptr::dangling_mut::<u64>().cast(), dtype, shape, strides: row_major(&shape) })
     };

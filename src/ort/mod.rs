@@ -57,7 +57,7 @@ static HOSTS: Mutex<Vec<Host>> = Mutex::new(Vec::new());
 /// `options` and `base` are the host's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn RegisterCustomOps(options: *mut OrtSessionOptions, base: *const OrtApiBase) -> OrtStatusPtr {
-    if options.is_null() || base.is_null() {
+    if base.is_null() {
         // Without the table there is not even a status to be made.
         return OrtStatusPtr::default();
     }
@@ -78,6 +78,9 @@ pub unsafe extern "C" fn RegisterCustomOps(options: *mut OrtSessionOptions, base
     // SAFETY: a table of at least version 17, valid for the life of the host.
     let api = unsafe { Api::new(newest) };
     api.guard("focal_loss", || {
+        if options.is_null() {
+            fail!(InvalidArgument, "RegisterCustomOps: the session options are NULL");
+        }
         // SAFETY: `GetVersionString` returns a string that lives as long as the host.
         let version = unsafe { CStr::from_ptr(((*base).GetVersionString)()) };
         register(api, options, version)
