@@ -25,7 +25,9 @@ def test_ten_lines_of_c(tmp_path):
         + '    printf("%.9g\\n", (double)loss);\n    return 0;\n}\n'
     )
     flags = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{ROOT / 'include'}"]
-    subprocess.run(["gcc", *flags, source, "-o", binary, library_path()], check=True)
+    folder = pathlib.Path(library_path()).resolve().parent
+    link = [f"-L{folder}", "-lfocal_loss", f"-Wl,-rpath,{folder}"]
+    subprocess.run(["gcc", *flags, source, "-o", binary, *link], check=True)
     printed = float(subprocess.run([binary], check=True, capture_output=True, text=True).stdout)
     logits = np.array([[2, -1, 0.5], [-3, -2, -4]], np.float32)
     assert np.float32(printed) == Library().forward(logits, np.array([0, 3]))
