@@ -33,21 +33,26 @@
  *
  * A class index equal to ignore_index leaves its row out (loss 0, gradient 0, counted nowhere); one equal to
  * background_index (default: K; sigmoid only) makes an all-zero target row; any other outside [0, K) is an
- * error that names the row, counted in row-major order, and the value.
+ * error that names the row, counted in row-major order, and the value. ignore_index goes first where the two are
+ * equal, and with a background_index of its own, K is no longer valid. class_alpha is used as it is: a negative entry
+ * does not switch it off.
  *
  * NUMBERS. Arithmetic is float32 for float16, bfloat16 and float32, float64 for float64. For gamma in [0, 5]
  * a float32 loss is within 8 ULP and a gradient within 16 ULP of the exact value wherever that is a normal
- * number; sums are accumulated in float64 in a fixed order. Finite for every finite logit; limits at
- * infinities; NaN in, NaN out. Results have the same bits for every number of threads and every instruction
- * set. Soft labels: the same bounds, in ULP of the largest term. An input that is empty, or ignored as a
+ * number; sums are accumulated in float64 in a fixed order, from sigmoid losses that are rounded to the arithmetic's
+ * type first (so below its smallest normal number they lose digits). Finite for every finite logit whose exact result
+ * fits the type; limits at infinities; NaN in, NaN out. Results have the same bits for every number of threads and
+ * every instruction set, given the default floating-point environment (rounding to nearest, subnormals kept). Soft labels: the same bounds, in ULP of the largest term. An input that is empty, or ignored as a
  * whole, gives 0 for sum and mean; a normalizer of 0 then divides it like any other number.
  *
  * ERRORS. Every function that can fail returns a focal_loss_status as int32_t. On anything but
- * FOCAL_LOSS_STATUS_OK nothing has been written, and focal_loss_last_error_message() says what was wrong
- * with which argument.
+ * FOCAL_LOSS_STATUS_OK nothing has been written (but for FOCAL_LOSS_STATUS_INTERNAL, which is a bug), and
+ * focal_loss_last_error_message() says what was wrong with which argument.
  *
  * THREADS. Every function may be called from any number of threads at once. The caller sees to it that
- * nobody writes to a tensor that a call reads, or touches one that it writes.
+ * nobody writes to a tensor that a call reads, or touches one that it writes. Large calls use a process-wide pool of
+ * threads (of the processor's cores, or RAYON_NUM_THREADS), which a child does not have after fork(): there, set
+ * num_threads to 1.
  *
  * ONNX RUNTIME. The library also exports RegisterCustomOps, which ONNX Runtime calls when it is given the library's
  * path (RegisterCustomOpsLibrary_V2). Nothing else here needs ONNX Runtime.
@@ -199,7 +204,8 @@ enum focal_loss_normalization
      */
     FOCAL_LOSS_NORMALIZATION_POSITIVES = 2,
     /**
-     * The sum of `weight` over everything counted.
+     * The sum of `weight` over everything counted; without `weight` the same as ELEMENTS. A sum of 0 gives a loss
+     * of 0 for losses that add up to 0, and gradients of 0.
      */
     FOCAL_LOSS_NORMALIZATION_WEIGHTS = 3,
 };
@@ -494,7 +500,7 @@ const char *focal_loss_version_string(void);
  * The instruction set that this process's CPU work uses: "baseline", "avx2" or "avx512". Never NULL.
  *
  * It is the best that the processor has. The environment variable FOCAL_LOSS_MAX_ISA, set to one of these
- * names before the first call, caps it; results have the same bits with each.
+ * names before the first call, caps it; another value has no effect. Results have the same bits with each.
  */
 const char *focal_loss_cpu_isa(void);
 

@@ -105,8 +105,10 @@ fn output<T: Element>(name: &str, view: &mut ArrayViewMutD<T>) -> Result<Tensor>
     tensor(name, T::DTYPE, view.as_mut_ptr(), view.shape(), view.strides())
 }
 
-fn run(options: &Options, inputs: problem::Inputs, outputs: Outputs) -> Result<()> {
-    // SAFETY: the callers below hold the views for the whole call: inputs shared, outputs exclusively.
+/// # Safety
+/// The views behind the tensors are held for the whole call: inputs shared, outputs exclusively.
+unsafe fn run(options: &Options, inputs: problem::Inputs, outputs: Outputs) -> Result<()> {
+    // SAFETY: passed on.
     let problem = unsafe { Problem::new(options.clone(), inputs, outputs)? };
     cpu::run(&problem, &Rayon { num_threads: options.num_threads })
 }
@@ -115,7 +117,8 @@ fn run(options: &Options, inputs: problem::Inputs, outputs: Outputs) -> Result<(
 pub fn forward<T: Element>(options: &Options, inputs: &Inputs<T>) -> Result<ArrayD<T>> {
     let mut loss = empty_loss(options, inputs)?;
     let outputs = Outputs { loss: Some(output("loss", &mut loss.view_mut())?), grad_logits: None };
-    run(options, inputs.to_problem(None)?, outputs)?;
+    // SAFETY: `inputs` and the outputs are borrowed until the end of this function.
+    unsafe { run(options, inputs.to_problem(None)?, outputs) }?;
     Ok(loss)
 }
 
@@ -138,7 +141,8 @@ pub fn backward_into<T: Element>(
     mut grad_logits: ArrayViewMutD<T>,
 ) -> Result<()> {
     let outputs = Outputs { loss: None, grad_logits: Some(output("grad_logits", &mut grad_logits)?) };
-    run(options, inputs.to_problem(grad_loss.as_ref())?, outputs)
+    // SAFETY: `inputs` and the outputs are borrowed until the end of this function.
+    unsafe { run(options, inputs.to_problem(grad_loss.as_ref())?, outputs) }
 }
 
 /// Both in one pass over the logits, with the bits of [`forward`] and [`backward`].
@@ -153,7 +157,8 @@ pub fn forward_backward<T: Element>(
         loss: Some(output("loss", &mut loss.view_mut())?),
         grad_logits: Some(output("grad_logits", &mut grad.view_mut())?),
     };
-    run(options, inputs.to_problem(grad_loss.as_ref())?, outputs)?;
+    // SAFETY: `inputs` and the outputs are borrowed until the end of this function.
+    unsafe { run(options, inputs.to_problem(grad_loss.as_ref())?, outputs) }?;
     Ok((loss, grad))
 }
 

@@ -22,6 +22,6 @@ mod ort;
 mod problem;
 mod tensor;
 
-pub use api::{Inputs, Targets, backward, forward, forward_backward};
+pub use api::{Element, Inputs, Targets, backward, backward_into, forward, forward_backward};
 pub use error::{Error, ErrorKind, Result};
 pub use options::{Activation, Normalization, Options, Reduction};

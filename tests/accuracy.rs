@@ -177,6 +177,44 @@ fn f64_against_higher_precision() {
     assert!(worst_loss <= LOSS_ULP && worst_grad <= GRAD_ULP);
 }
 
+/// The largest logits are finite with every label, and an infinite one with a soft label has an infinite loss.
+#[test]
+fn soft_labels_at_the_ends_of_the_range() {
+    let labels: Vec<f32> = (1..50).map(|i| i as f32 / 50.0).chain([1e-45, 1e-16]).collect();
+    for step in 0..=50 {
+        let gamma = f64::from(step) / 10.0;
+        for alpha in [-1.0, 0.25] {
+            for x in [f32::MAX, -f32::MAX, 0.9 * f32::MAX] {
+                let (loss, grad) = each(&vec![x; labels.len()], &labels, alpha, gamma);
+                assert!(loss.iter().chain(&grad).all(|v| v.is_finite()), "x = {x}, gamma = {gamma}: {loss}");
+            }
+            for x in [f32::INFINITY, f32::NEG_INFINITY] {
+                let (loss, grad) = each(&vec![x; labels.len()], &labels, alpha, gamma);
+                assert!(loss.iter().all(|&v| v == f32::INFINITY), "x = {x}, gamma = {gamma}: {loss}");
+                assert!(grad.iter().all(|v| v.is_finite()));
+            }
+        }
+    }
+}
+
+/// Only the product of all factors has to fit the type.
+#[test]
+fn factors_meet_before_they_are_rounded() {
+    let logits = ndarray::arr2(&[[1f32]]).into_dyn();
+    let targets = ndarray::arr1(&[1i64]).into_dyn();
+    for (upstream, weight, normalizer) in [(1e-30f32, 1e30f32, 1e20f32), (1e30, 1e-20, 1e-20), (1e-30, 1e-30, 1e-38)] {
+        let (grad_loss, weights) = (ndarray::arr0(upstream).into_dyn(), ndarray::arr1(&[weight]).into_dyn());
+        let mut inputs = Inputs::new(logits.view(), Targets::I64(targets.view()));
+        inputs.weight = Some(weights.view());
+        inputs.normalizer = Some(normalizer);
+        let options = Options { reduction: Reduction::Sum, ..Options::default() };
+        let (_, grad) = forward_backward(&options, &inputs, Some(grad_loss.view())).unwrap();
+        let factor = f64::from(upstream) * f64::from(weight) / f64::from(normalizer);
+        let exact = sigmoid_focal(1.0, 0.0, 0.25, 2.0).1 * factor;
+        assert!((f64::from(grad.sum()) - exact).abs() <= GRAD_ULP * ulp_f32(exact), "{} {exact}", grad.sum());
+    }
+}
+
 /// A product with a large weight is exact to the same bound where the unweighted loss has underflowed.
 #[test]
 fn weights_reach_below_the_smallest_number() {

@@ -39,7 +39,8 @@ pub enum focal_loss_normalization {
     Rows = 1,
     /// The rows of a real class, or the sum of dense targets; never below 1.
     Positives = 2,
-    /// The sum of `weight` over everything counted.
+    /// The sum of `weight` over everything counted; without `weight` the same as ELEMENTS. A sum of 0 gives a loss
+    /// of 0 for losses that add up to 0, and gradients of 0.
     Weights = 3,
 }
 

@@ -29,9 +29,14 @@ pub fn divisor<S: Storage>(problem: &Problem, executor: &dyn Executor) -> Result
         Normalization::Rows => counts.counted as f64,
         Normalization::Elements => losses,
         Normalization::Positives if problem.index_targets() => counts.positives.max(1) as f64,
-        Normalization::Positives => sum_of_targets::<S>(problem, executor).max(1.0),
+        Normalization::Positives => at_least_one(sum_of_targets::<S>(problem, executor)),
         Normalization::Weights => sum_of_weights::<S>(problem, executor).unwrap_or(losses),
     })
+}
+
+/// `f64::max` would lose a NaN.
+fn at_least_one(sum: f64) -> f64 {
+    if sum < 1.0 { 1.0 } else { sum }
 }
 
 fn losses_per_row(problem: &Problem) -> f64 {

@@ -57,8 +57,6 @@ struct Plan<S: Storage> {
     class_alpha: Option<Operand<S>>,
     weight: Option<Operand<S>>,
     grad_loss: Option<Operand<S>>,
-    /// Losses are stored one by one; if not, they are added up where they are wanted at all.
-    each: bool,
     loss: Option<Operand<S>>,
     sums: bool,
     grad: Option<Operand<S>>,
@@ -92,16 +90,20 @@ impl<S: Storage> Plan<S> {
             class_alpha: inputs.class_alpha.map(|t| operand(t.data, &problem.along_classes(t.strides[0]))),
             weight: weight.map(|(tensor, strides)| operand(tensor.data, strides)),
             grad_loss: inputs.grad_loss.filter(|_| each).map(|t| operand(t.data, &t.strides)),
-            each,
             loss: outputs.loss.filter(|_| each).map(|t| operand(t.data, &t.strides)),
             sums: outputs.loss.is_some() && !each,
             grad: outputs.grad_logits.map(|t| operand(t.data, &t.strides)),
         }
     }
 
+    /// The scalar alpha of positives and of negatives.
+    fn alpha_pair(&self) -> (f64, f64) {
+        if self.alpha < 0.0 { (1.0, 1.0) } else { (self.alpha, 1.0 - self.alpha) }
+    }
+
     /// Coefficients of positives and negatives that hold everywhere.
     fn uniform(&self) -> (Coefficients<S::Real>, Coefficients<S::Real>) {
-        let (positive, negative) = if self.alpha < 0.0 { (1.0, 1.0) } else { (self.alpha, 1.0 - self.alpha) };
+        let (positive, negative) = self.alpha_pair();
         let times = |alpha: f64| Coefficients {
             loss: S::Real::from_f64(alpha * self.factors.loss),
             grad: S::Real::from_f64(alpha * self.factors.grad),
@@ -111,7 +113,8 @@ impl<S: Storage> Plan<S> {
 
     fn run(&self, start: usize, end: usize) -> f64 {
         let zeros = || [S::Real::ZERO; BATCH];
-        let (mut x, mut t, mut positive, mut negative, mut upstream) = (zeros(), zeros(), zeros(), zeros(), zeros());
+        let (mut x, mut t, mut alpha, mut weight, mut upstream) = (zeros(), zeros(), zeros(), zeros(), zeros());
+        let mut each = [zeros(), zeros(), zeros(), zeros()];
         let (mut loss, mut grad) = (zeros(), zeros());
         let mut logits_at = self.logits.walk.at(start);
         let mut dense_at = Operand::at(&self.dense, start);
@@ -142,33 +145,27 @@ impl<S: Storage> Plan<S> {
             let coefficients = if self.class_alpha.is_none() && self.weight.is_none() && self.grad_loss.is_none() {
                 Coefficient::Uniform(uniform)
             } else {
-                // Alpha first, then the weight, then the factor: one product each.
-                let (positive, negative) = (&mut positive[..count], &mut negative[..count]);
-                match (&self.class_alpha, &mut alpha_at) {
-                    (Some(alpha), Some(cursor)) => {
-                        alpha.memory.copy_to(cursor, positive);
-                        let pairs = negative.iter_mut().zip(positive.iter_mut());
-                        let factor = S::Real::from_f64(self.factors.loss);
-                        pairs.for_each(|(n, p)| (*n, *p) = ((S::Real::ONE - *p) * factor, *p * factor));
-                    }
-                    _ => {
-                        positive.fill(uniform.0.loss);
-                        negative.fill(uniform.1.loss);
-                    }
+                let one = S::Real::ONE;
+                let (alpha, weight, upstream) = (&mut alpha[..count], &mut weight[..count], &mut upstream[..count]);
+                fill(&self.class_alpha, &mut alpha_at, alpha, one);
+                fill(&self.weight, &mut weight_at, weight, one);
+                fill(&self.grad_loss, &mut upstream_at, upstream, one);
+                let [positive_loss, negative_loss, positive_grad, negative_grad] =
+                    each.each_mut().map(|scratch| &mut scratch[..count]);
+                for i in 0..count {
+                    // All factors meet in f64 and are rounded once: only their product has to fit the type.
+                    let (positive, negative) = match self.class_alpha {
+                        Some(_) => (alpha[i].to_f64(), 1.0 - alpha[i].to_f64()),
+                        None => self.alpha_pair(),
+                    };
+                    let weight = weight[i].to_f64();
+                    let (loss, grad) = (weight * self.factors.loss, weight * upstream[i].to_f64() * self.factors.grad);
+                    positive_loss[i] = S::Real::from_f64(positive * loss);
+                    negative_loss[i] = S::Real::from_f64(negative * loss);
+                    positive_grad[i] = S::Real::from_f64(positive * grad);
+                    negative_grad[i] = S::Real::from_f64(negative * grad);
                 }
-                let upstream = &mut upstream[..count];
-                if let (Some(weight), Some(cursor)) = (&self.weight, &mut weight_at) {
-                    weight.memory.copy_to(cursor, upstream);
-                    let triples = positive.iter_mut().zip(negative.iter_mut()).zip(upstream.iter());
-                    triples.for_each(|((p, n), &w)| (*p, *n) = (*p * w, *n * w));
-                }
-                match (&self.grad_loss, &mut upstream_at) {
-                    (Some(grad_loss), Some(cursor)) => grad_loss.memory.copy_to(cursor, upstream),
-                    // Without a reduction the factor is in the coefficients already.
-                    _ if self.each => upstream.fill(S::Real::ONE),
-                    _ => upstream.fill(S::Real::from_f64(self.factors.grad)),
-                }
-                Coefficient::Each { positive, negative, upstream }
+                Coefficient::Each { loss: (positive_loss, negative_loss), grad: (positive_grad, negative_grad) }
             };
             // Results go where they belong, or by way of scratch where memory is not dense.
             let loss_out = &mut loss[..if self.loss.is_some() || self.sums { count } else { 0 }];
@@ -192,6 +189,19 @@ impl<S: Storage> Plan<S> {
     }
 }
 
+/// Loads an operand's next values, or fills in what stands for its absence.
+fn fill<S: Storage>(
+    operand: &Option<Operand<S>>,
+    cursor: &mut Option<Cursor>,
+    values: &mut [S::Real],
+    absent: S::Real,
+) {
+    match (operand, cursor) {
+        (Some(operand), Some(cursor)) => operand.memory.copy_to(cursor, values),
+        _ => values.fill(absent),
+    }
+}
+
 fn all_hard<R: Real>(t: &[R]) -> bool {
     t.iter().fold(true, |all, &t| all & ((t == R::ZERO) | (t == R::ONE)))
 }
@@ -200,8 +210,8 @@ fn all_hard<R: Real>(t: &[R]) -> bool {
 enum Coefficient<'a, R> {
     /// The same everywhere: of positives, of negatives.
     Uniform((Coefficients<R>, Coefficients<R>)),
-    /// One for each element; the gradient's has `upstream` as a further factor.
-    Each { positive: &'a [R], negative: &'a [R], upstream: &'a [R] },
+    /// One for each element: of the loss and of the gradient, each of positives and of negatives.
+    Each { loss: (&'a [R], &'a [R]), grad: (&'a [R], &'a [R]) },
 }
 
 /// Up to [`BATCH`] elements. `loss` and `grad` are as long as the rest, or empty where not wanted.
@@ -236,12 +246,15 @@ impl<R: Real, const HARD: bool, const LOSS: bool, const GRAD: bool> Kernel for S
             Coefficient::Uniform((ones, zeros)) => {
                 element_loop::<R, HARD, LOSS, GRAD>(x, t, gamma, loss, grad, |_| (ones, zeros));
             }
-            Coefficient::Each { positive, negative, upstream } => {
+            Coefficient::Each { loss: losses, grad: grads } => {
                 let count = x.len();
-                let (positive, negative, upstream) = (&positive[..count], &negative[..count], &upstream[..count]);
+                let (losses, grads) =
+                    ((&losses.0[..count], &losses.1[..count]), (&grads.0[..count], &grads.1[..count]));
                 let at = |i: usize| {
-                    let with = |c: R| Coefficients { loss: c, grad: c * upstream[i] };
-                    (with(positive[i]), with(negative[i]))
+                    (
+                        Coefficients { loss: losses.0[i], grad: grads.0[i] },
+                        Coefficients { loss: losses.1[i], grad: grads.1[i] },
+                    )
                 };
                 element_loop::<R, HARD, LOSS, GRAD>(x, t, gamma, loss, grad, at);
             }

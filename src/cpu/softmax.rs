@@ -188,7 +188,7 @@ impl<S: Storage> Plan<S> {
     }
 
     /// Up to sixteen rows from `first` on; gives their losses.
-    fn run(&self, first: usize, count: usize) -> Lanes<S::Real> {
+    fn run(&self, first: usize, count: usize) -> Lanes<f64> {
         let logits = self.logits.block(first, count);
         let mut tile = [[S::Real::ZERO; LANES]; TILE];
         let tiles = || (0..self.classes).step_by(TILE).map(|k| (k, TILE.min(self.classes - k)));
@@ -289,9 +289,9 @@ impl<S: Storage> Plan<S> {
             }
         }
 
-        let losses = losses.map(|loss| S::Real::from_f64(loss).canonical());
         if let Some(tensor) = &self.loss {
-            tensor.memory.copy_from(&mut tensor.walk.at(first), &losses[..count]);
+            let rounded = losses.map(|loss| S::Real::from_f64(loss).canonical());
+            tensor.memory.copy_from(&mut tensor.walk.at(first), &rounded[..count]);
         }
         losses
     }

@@ -55,7 +55,8 @@ impl<R: Real> Exp<R> {
     /// `coefficient * factor * exp(...)`.
     #[inline(always)]
     pub fn times(self, coefficient: R, factor: R) -> R {
-        ((coefficient * self.scale.0) * (self.value * factor)) * self.scale.1
+        // The value is at most one unless the scale makes up for it, so no intermediate product overflows.
+        (((coefficient * self.scale.0) * self.value) * factor) * self.scale.1
     }
 }
 

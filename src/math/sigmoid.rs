@@ -20,7 +20,7 @@
 //! `dL/dx = ±c * m^gamma * [(v - e*s) + gamma*(2v-1)*(e*s/w)*CE]` with `s = 1/(1+e)`, `w = v + e*(1-v)`
 //! and the sign of `x`.
 
-use super::elementary::{Exp, exp, fast_two_sum, log, log1p_unit, scale_pair, two_sum};
+use super::elementary::{Exp, exp, log, log1p_unit, scale_pair, two_sum};
 use super::real::Real;
 
 /// Beyond this distance `log1p(e) = e` to within a thousandth of an ULP in either type.
@@ -38,7 +38,7 @@ pub struct Gamma<R> {
 }
 
 impl<R: Real> Gamma<R> {
-    /// `gamma` is finite and not negative. Above 1e30 every power is 0 or 1, as it is at 1e30.
+    /// `gamma` is finite and not negative. Above 1e30 it is taken to be 1e30, so that its products stay finite.
     pub fn new(gamma: f64) -> Self {
         let gamma = gamma.min(1e30);
         let pair = |(value, error): (f64, f64)| {
@@ -157,7 +157,7 @@ pub fn soft<R: Real>(x: R, t: R, ones: Coefficients<R>, zeros: Coefficients<R>, 
     let hard = hard_from(&shared, x, positive, own, gamma);
 
     let right_side = x >= R::ZERO;
-    let (complement, complement_low) = fast_two_sum(R::ONE, -t);
+    let (complement, complement_low) = two_sum(R::ONE, -t);
     let v = R::select(right_side, complement, t);
     let v_low = R::select(right_side, complement_low, R::ZERO);
     let u = R::select(right_side, t, complement);
@@ -189,7 +189,9 @@ pub fn soft<R: Real>(x: R, t: R, ones: Coefficients<R>, zeros: Coefficients<R>, 
 
     let sign = R::select(negative, gamma.negative_base, R::ONE);
     let c = Coefficients::map2(ones, zeros, |one, zero| one.mul_add(t, zero * complement) * sign);
-    let loss = power.times(c.loss, finite_if(c.loss == R::ZERO, ce));
+    // At an infinite logit the power has a positive limit, even where it has vanished in this arithmetic.
+    let infinite = (ce > R::MAX) & (c.loss != R::ZERO);
+    let loss = R::select(infinite, c.loss * ce, power.times(c.loss, finite_if(true, ce)));
     let grad = power.times(c.grad, slope);
     Point {
         loss: R::select(hard_label, hard.loss, loss),
