@@ -1,9 +1,9 @@
 //! The struct of input tensors.
 
-use crate::error::{Result, fail};
+use crate::error::Result;
 use crate::problem::Inputs;
 
-use super::options::read_versioned;
+use super::options::{field_ends, read_versioned};
 use super::tensor::focal_loss_tensor;
 
 /// The tensors that are read; see the top of this header for dtypes and shapes.
@@ -31,11 +31,9 @@ impl focal_loss_inputs {
         let none = std::ptr::null();
         let absent =
             Self { struct_size: 0, logits: none, targets: none, class_alpha: none, weight: none, normalizer: none };
+        let ends = field_ends!(absent: logits, targets, class_alpha, weight, normalizer);
         // SAFETY: the caller's promise, passed on.
-        let given = unsafe { read_versioned(inputs, absent, "inputs")? };
-        if !given.struct_size.is_multiple_of(size_of::<usize>()) {
-            fail!(InvalidArgument, "inputs: struct_size is {}, which ends inside a field", given.struct_size);
-        }
+        let given = unsafe { read_versioned(inputs, absent, &ends, "inputs")? };
         // SAFETY: the caller's promise, passed on.
         unsafe {
             Ok(Inputs {

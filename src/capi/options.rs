@@ -1,7 +1,6 @@
 //! The options struct, and how a struct from an older header is read.
 
 use std::ffi::c_void;
-use std::mem::offset_of;
 
 use crate::error::{Result, fail};
 use crate::options::{Activation, Normalization, Options, Reduction};
@@ -101,20 +100,13 @@ impl focal_loss_options {
     /// # Safety
     /// `options` is NULL or points to `struct_size` readable bytes, `struct_size` being the first of them.
     pub unsafe fn parse(options: *const Self) -> Result<Options> {
+        let defaults = Self::defaults();
+        let ends = field_ends!(
+            defaults: activation, alpha, gamma, reduction, normalization, axis, has_ignore_index, ignore_index,
+            has_background_index, background_index, num_threads, stream
+        );
         // SAFETY: passed on.
-        let given = unsafe { read_versioned(options, Self::defaults(), "options")? };
-        let size = given.struct_size;
-        // Every field of four bytes ends where `read_versioned` lets a struct end; these have eight.
-        let wide = [
-            offset_of!(Self, alpha),
-            offset_of!(Self, gamma),
-            offset_of!(Self, ignore_index),
-            offset_of!(Self, background_index),
-            offset_of!(Self, stream),
-        ];
-        if wide.iter().any(|start| (start + 1..start + 8).contains(&size) && size < size_of::<Self>()) {
-            fail!(InvalidArgument, "options: struct_size is {size}, which ends inside a field");
-        }
+        let given = unsafe { read_versioned(options, defaults, &ends, "options")? };
         Ok(Options {
             activation: match given.activation {
                 0 => Activation::Sigmoid,
@@ -150,12 +142,20 @@ impl focal_loss_options {
     }
 }
 
+/// Where the named fields of a struct (all but its size) end, in bytes.
+macro_rules! field_ends {
+    ($defaults:ident: $($field:ident),+) => {
+        [$(std::mem::offset_of!(Self, $field) + size_of_val(&$defaults.$field)),+]
+    };
+}
+pub(super) use field_ends;
+
 /// A struct of the caller's that starts with its own size: as much of it as there is, over `defaults`.
 ///
 /// # Safety
 /// `source` is NULL or points to a size and as many readable bytes as it says. `T` is `repr(C)`, starts with that
 /// `usize`, and any bytes are valid for its fields.
-pub unsafe fn read_versioned<T: Copy>(source: *const T, defaults: T, name: &str) -> Result<T> {
+pub unsafe fn read_versioned<T: Copy>(source: *const T, defaults: T, ends: &[usize], name: &str) -> Result<T> {
     if source.is_null() {
         fail!(InvalidArgument, "{name}: the struct is NULL");
     }
@@ -172,8 +172,8 @@ pub unsafe fn read_versioned<T: Copy>(source: *const T, defaults: T, name: &str)
             size_of::<T>()
         );
     }
-    // No header ever ended inside a field, and none had the size alone.
-    if size <= size_of::<usize>() || !size.is_multiple_of(4) {
+    // A header's struct ends where a field does, or at the padding after it; none had the size alone.
+    if !ends.iter().any(|&end| size == end || size == end.next_multiple_of(align_of::<T>())) {
         fail!(InvalidArgument, "{name}: struct_size is {size}, which is the size of no version of the struct");
     }
     let mut result = defaults;
