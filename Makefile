@@ -6,9 +6,10 @@
 PYTHON ?= python3
 VENV := target/venv
 ENV_PYTHON := $(VENV)/bin/python
+BENCH_VENV := target/venv-bench
 LIBRARY := target/release/libfocal_loss.so
 
-.PHONY: help build test demo lint format header test-rust test-c test-python test-hosts clean
+.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts bench bench-rust clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +22,9 @@ test: lint test-rust test-c test-python test-hosts ## Run everything that a chan
 
 demo: build $(VENV)/.ready ## Evaluate the focal loss of a real detector on real photographs
 	$(ENV_PYTHON) onnx/sample/demo.py --out target/demo
+
+accuracy: build target/venv-bench/.ready ## Write docs/accuracy.md: errors in ULP, beside torchvision's
+	target/venv-bench/bin/python tests/python/accuracy_report.py
 
 lint: ## Check formatting, clippy, the documentation's links and the header's freshness
 	cargo fmt --check
@@ -49,6 +53,18 @@ $(VENV)/.ready: tests/python/requirements.txt onnx/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(ENV_PYTHON) -m pip install --quiet -r tests/python/requirements.txt
 	$(ENV_PYTHON) -m pip install --quiet --editable ./onnx
+	touch $@
+
+bench: build $(BENCH_VENV)/.ready ## Measure against memory, PyTorch, JAX and in ONNX Runtime; write docs/benchmarks.md
+	$(BENCH_VENV)/bin/python benches/peers.py
+
+bench-rust: ## Measure our kernels by themselves
+	cargo bench --bench kernels
+
+$(BENCH_VENV)/.ready: benches/requirements.txt onnx/pyproject.toml
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet -r benches/requirements.txt
+	$(BENCH_VENV)/bin/python -m pip install --quiet --editable ./onnx
 	touch $@
 
 clean: ## Remove everything that was built

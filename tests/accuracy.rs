@@ -30,9 +30,12 @@ fn each(x: &[f32], t: &[f32], alpha: f64, gamma: f64) -> (ArrayD<f32>, ArrayD<f3
     forward_backward(&options, &Inputs::new(logits.view(), Targets::Dense(targets.view())), None).unwrap()
 }
 
-/// Every `step`th finite f32, of both signs.
+/// Every `step`th finite f32, of both signs, and more of those between 1/2 and 128, where losses are
+/// neither straight lines nor zero.
 fn all_floats(step: usize) -> Vec<f32> {
-    (0..f32::INFINITY.to_bits()).step_by(step).flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)]).collect()
+    let middle = (0.5f32.to_bits()..128f32.to_bits()).step_by(step / 50);
+    let bits = (0..f32::INFINITY.to_bits()).step_by(step).chain(middle);
+    bits.flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)]).collect()
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::math::real::Real;
 use crate::options::{Activation, Normalization, Reduction};
 use crate::problem::Problem;
 
-use super::chunks::{BATCH, Chunks, LANES, LaneSums, Partials};
+use super::chunks::{BATCH, Chunks, LANES, LaneSums, sum_of_chunks};
 use super::executor::Executor;
 use super::storage::{Memory, Storage};
 use super::targets::{Indices, Label};
@@ -136,9 +136,7 @@ fn sum_in_batches<S: Storage>(
     fill: &(dyn Fn(usize, &mut [S::Real]) + Sync),
 ) -> f64 {
     let chunks = Chunks::new(total, 1, BATCH);
-    let partials = Partials::zero();
-    executor.for_each(chunks.count(), &|chunk| {
-        let range = chunks.range(chunk);
+    sum_of_chunks(chunks, executor, &|range| {
         let mut values = [S::Real::ZERO; BATCH];
         let mut sums = LaneSums::ZERO;
         for start in range.clone().step_by(BATCH) {
@@ -146,7 +144,6 @@ fn sum_in_batches<S: Storage>(
             fill(start, values);
             sums.add(values);
         }
-        partials.set(chunk, sums.total());
-    });
-    partials.total(chunks)
+        sums.total()
+    })
 }

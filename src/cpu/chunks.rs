@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::math::real::Real;
 
+use super::executor::Executor;
+
 /// Elements side by side in a kernel; also the number of partial sums in a chunk.
 pub const LANES: usize = 16;
 
 /// Elements that a kernel is given at a time: their copies stay in the first-level cache.
-pub const BATCH: usize = 512;
+pub const BATCH: usize = 2048;
 
 const MAX_CHUNKS: usize = 1024;
 const MIN_CHUNK: usize = 32 * 1024;
@@ -41,23 +43,19 @@ impl Chunks {
     }
 }
 
-/// One f64 for each chunk, written from any thread.
-pub struct Partials([AtomicU64; MAX_CHUNKS]);
-
-impl Partials {
-    pub const fn zero() -> Self {
-        Self([const { AtomicU64::new(0) }; MAX_CHUNKS])
+/// The sum of what `sum` gives for each chunk, in the chunks' order.
+pub fn sum_of_chunks(chunks: Chunks, executor: &dyn Executor, sum: &(dyn Fn(Range<usize>) -> f64 + Sync)) -> f64 {
+    let run = |chunk: usize| {
+        super::inject_panic();
+        sum(chunks.range(chunk))
+    };
+    // Not `sum()`: its sum of nothing is -0.
+    if chunks.count() <= 1 {
+        return (0..chunks.count()).fold(0.0, |total, chunk| total + run(chunk));
     }
-
-    pub fn set(&self, chunk: usize, value: f64) {
-        self.0[chunk].store(value.to_bits(), Relaxed);
-    }
-
-    /// The sum, in the chunks' order. The executor has returned, so all of them are there.
-    pub fn total(&self, chunks: Chunks) -> f64 {
-        // Not `sum()`: its sum of nothing is -0.
-        self.0[..chunks.count()].iter().fold(0.0, |sum, bits| sum + f64::from_bits(bits.load(Relaxed)))
-    }
+    let partials = [const { AtomicU64::new(0) }; MAX_CHUNKS];
+    executor.for_each(chunks.count(), &|chunk| partials[chunk].store(run(chunk).to_bits(), Relaxed));
+    partials[..chunks.count()].iter().fold(0.0, |total, bits| total + f64::from_bits(bits.load(Relaxed)))
 }
 
 /// A sum kept in sixteen parts, the same for every width of vector.
@@ -70,15 +68,18 @@ impl LaneSums {
     /// Adds values that start at a multiple of [`LANES`] within the chunk.
     #[inline(always)]
     pub fn add<R: Real>(&mut self, values: &[R]) {
+        // A copy, so that the compiler keeps it in registers.
+        let mut sums = self.0;
         let mut blocks = values.chunks_exact(LANES);
         for block in &mut blocks {
-            for (sum, value) in self.0.iter_mut().zip(block) {
-                *sum += value.to_f64();
+            for i in 0..LANES {
+                sums[i] += block[i].to_f64();
             }
         }
-        for (sum, value) in self.0.iter_mut().zip(blocks.remainder()) {
+        for (sum, value) in sums.iter_mut().zip(blocks.remainder()) {
             *sum += value.to_f64();
         }
+        self.0 = sums;
     }
 
     pub fn total(&self) -> f64 {

@@ -1,34 +1,36 @@
-//! Sigmoid focal loss over a whole problem: chunks, batches, and the two kernels.
+//! Sigmoid focal loss over a whole problem: chunks, and the batches they are cut into.
 //!
-//! The kernels see slices only: logits `x`, labels `t`, coefficients, and where results go. Class
-//! indices have become labels by then, so index and dense targets share everything. The hard kernel
-//! serves labels of 0 and 1 (and [`IGNORED`]); the soft one serves any and gives hard labels the same
-//! bits, so which of them ran for a batch never shows in the result.
+//! A batch goes through an easy loop of [`super::sigmoid_loops`] first, which is right for the easy
+//! examples and marks the rest: hard negatives, positives, soft labels. Those few are gathered, go
+//! through a general loop, and are put back. Where they are not few, the whole batch goes through the
+//! general loop. Every loop gives an element the same bits, so the way taken never shows in the result.
 
 use crate::math::real::Real;
-use crate::math::sigmoid::{Coefficients, Gamma, Point, hard, soft};
+use crate::math::sigmoid::{Coefficients, Gamma};
 use crate::options::Reduction;
 use crate::problem::Problem;
 
 use super::Factors;
-use super::chunks::{BATCH, Chunks, LaneSums, Partials};
+use super::chunks::{BATCH, Chunks, LANES, LaneSums, sum_of_chunks};
 use super::executor::Executor;
 use super::isa::{Isa, Kernel};
+use super::scratch::Scratch;
+use super::sigmoid_loops::{Batch, Coefficient, Easy, EasyLabels, General, Hard, Negative, POSITIVE, Soft, run_loop};
 use super::storage::{Memory, Storage};
-use super::targets::{IGNORED, Indices};
+use super::targets::{Indices, Label, for_own_position};
 use super::walk::{Cursor, Walk};
+
+/// The most elements of a batch that are worth gathering.
+const FEW: usize = BATCH / 4;
+
+/// Marks that are looked at together.
+const STRETCH: usize = 64;
 
 /// Runs the problem; gives the sum of the losses where they are reduced.
 pub fn run<S: Storage>(problem: &Problem, factors: Factors, executor: &dyn Executor, isa: Isa) -> f64 {
     let plan = Plan::<S>::new(problem, factors, isa);
     let chunks = Chunks::new(problem.inputs.logits.len(), 1, BATCH);
-    let partials = Partials::zero();
-    executor.for_each(chunks.count(), &|chunk| {
-        super::inject_panic();
-        let range = chunks.range(chunk);
-        partials.set(chunk, plan.run(range.start, range.end));
-    });
-    partials.total(chunks)
+    sum_of_chunks(chunks, executor, &|range| plan.run(range.start, range.end))
 }
 
 /// One operand over the logits' index space.
@@ -75,9 +77,11 @@ impl<S: Storage> Plan<S> {
         let each = problem.options.reduction == Reduction::None;
         let indices = Indices::new(problem);
         let weight = inputs.weight.as_ref().zip(problem.weight_strides.as_ref());
+        let mut gamma = None;
+        isa.run(NewGamma { value: problem.options.gamma, gamma: &mut gamma });
         Self {
             isa,
-            gamma: Gamma::new(problem.options.gamma),
+            gamma: gamma.expect("the kernel has run"),
             alpha: problem.options.alpha,
             factors,
             in_place: problem.in_place(),
@@ -101,201 +105,307 @@ impl<S: Storage> Plan<S> {
         if self.alpha < 0.0 { (1.0, 1.0) } else { (self.alpha, 1.0 - self.alpha) }
     }
 
-    /// Coefficients of positives and negatives that hold everywhere.
-    fn uniform(&self) -> (Coefficients<S::Real>, Coefficients<S::Real>) {
+    /// Coefficients that hold everywhere.
+    fn uniform(&self) -> Coefficient<'static, S::Real> {
         let (positive, negative) = self.alpha_pair();
         let times = |alpha: f64| Coefficients {
             loss: S::Real::from_f64(alpha * self.factors.loss),
             grad: S::Real::from_f64(alpha * self.factors.grad),
         };
-        (times(positive), times(negative))
+        Coefficient::Uniform(times(positive), times(negative))
+    }
+
+    /// Coefficients for each of the next `count` elements.
+    fn each<'a>(
+        &self,
+        scratch: &'a mut FactorScratch<S::Real>,
+        cursors: &mut [Option<Cursor>; 3],
+        count: usize,
+    ) -> Coefficient<'a, S::Real> {
+        let operands = [&self.class_alpha, &self.weight, &self.grad_loss];
+        for ((operand, cursor), values) in operands.into_iter().zip(cursors).zip(&mut scratch.factors) {
+            match (operand, cursor) {
+                (Some(operand), Some(cursor)) => operand.memory.copy_to(cursor, values.get(count)),
+                _ => values.get(count).fill(S::Real::ONE),
+            }
+        }
+        self.isa.run(EachKernel {
+            alpha: self.class_alpha.is_none().then(|| self.alpha_pair()),
+            factors: self.factors,
+            from: scratch.factors.each_mut().map(|values| &*values.get(count)),
+            to: scratch.products.each_mut().map(|values| values.get(count)),
+        });
+        Coefficient::Each(scratch.products.each_mut().map(|values| &*values.get(count)))
     }
 
     fn run(&self, start: usize, end: usize) -> f64 {
-        let zeros = || [S::Real::ZERO; BATCH];
-        let (mut x, mut t, mut alpha, mut weight, mut upstream) = (zeros(), zeros(), zeros(), zeros(), zeros());
-        let mut each = [zeros(), zeros(), zeros(), zeros()];
-        let (mut loss, mut grad) = (zeros(), zeros());
+        let [mut x, mut t, mut loss, mut grad] = [const { Scratch::<S::Real, BATCH>::new() }; 4];
+        let mut marks = Scratch::<u8, BATCH>::new();
+        let (mut factors, mut rest) = (FactorScratch::new(), Rest::new());
+        let has_factors = self.class_alpha.is_some() || self.weight.is_some() || self.grad_loss.is_some();
         let mut logits_at = self.logits.walk.at(start);
         let mut dense_at = Operand::at(&self.dense, start);
         let mut indices_at = self.indices.as_ref().map(|(_, rows, classes)| (rows.at(start), classes.at(start)));
-        let (mut alpha_at, mut weight_at, mut upstream_at) = (
-            Operand::at(&self.class_alpha, start),
-            Operand::at(&self.weight, start),
-            Operand::at(&self.grad_loss, start),
-        );
+        let mut factors_at = [&self.class_alpha, &self.weight, &self.grad_loss].map(|o| Operand::at(o, start));
         let (mut loss_at, mut grad_at) = (Operand::at(&self.loss, start), Operand::at(&self.grad, start));
-        let uniform = self.uniform();
         let mut sums = LaneSums::ZERO;
 
         for first in (start..end).step_by(BATCH) {
             let count = BATCH.min(end - first);
-            let x = self.logits.memory.load(&mut logits_at, &mut x[..count], self.in_place);
-            let (t, is_hard) = match (&self.indices, &mut indices_at, &self.dense, &mut dense_at) {
+            let x = self.logits.memory.load(&mut logits_at, x.get(count), self.in_place);
+            let loss = loss.get(if self.loss.is_some() || self.sums { count } else { 0 });
+            // Gradients go where they belong, or by way of scratch where memory is not dense.
+            let direct = match (&self.grad, &grad_at) {
+                (Some(grad), Some(cursor)) => grad.memory.reals_mut(cursor.peek(count), count),
+                _ => None,
+            };
+            let is_direct = direct.is_some();
+            let grad = match direct {
+                Some(memory) => memory,
+                None => grad.get(if self.grad.is_some() { count } else { 0 }),
+            };
+            let coefficients =
+                if has_factors { self.each(&mut factors, &mut factors_at, count) } else { self.uniform() };
+            let gamma = &self.gamma;
+            let marks = marks.get(count.next_multiple_of(STRETCH));
+            marks[count..].fill(0);
+            let mut batch = Batch { x, t: &[], coefficients, gamma, loss, grad, marks };
+            match (&self.indices, &mut indices_at, &self.dense, &mut dense_at) {
                 (Some((indices, ..)), Some((rows, classes)), ..) => {
-                    indices.spell_out(rows, classes, &mut t[..count]);
-                    (&t[..count], true)
+                    let (rows_here, classes_here) = (*rows, *classes);
+                    let done = rows.peek(1).stride == 0 && self.takes_easy(&batch) && {
+                        run_loop::<_, Easy<Negative>>(self.isa, &mut batch);
+                        settle_rows(indices, rows, classes, &mut batch);
+                        self.finish(&mut batch, &mut rest)
+                    };
+                    if !done {
+                        (*rows, *classes) = (rows_here, classes_here);
+                        indices.spell_out(rows, classes, t.get(count));
+                        batch.t = t.get(count);
+                        self.labelled::<Hard>(&mut batch, &mut rest, true);
+                    }
                 }
                 (_, _, Some(dense), Some(cursor)) => {
-                    let t = dense.memory.load(cursor, &mut t[..count], false);
-                    (t, all_hard(t))
+                    batch.t = dense.memory.load(cursor, t.get(count), false);
+                    self.labelled::<Soft>(&mut batch, &mut rest, false);
                 }
                 _ => unreachable!("targets are either indices or dense"),
-            };
-            let coefficients = if self.class_alpha.is_none() && self.weight.is_none() && self.grad_loss.is_none() {
-                Coefficient::Uniform(uniform)
-            } else {
-                let one = S::Real::ONE;
-                let (alpha, weight, upstream) = (&mut alpha[..count], &mut weight[..count], &mut upstream[..count]);
-                fill(&self.class_alpha, &mut alpha_at, alpha, one);
-                fill(&self.weight, &mut weight_at, weight, one);
-                fill(&self.grad_loss, &mut upstream_at, upstream, one);
-                let [positive_loss, negative_loss, positive_grad, negative_grad] =
-                    each.each_mut().map(|scratch| &mut scratch[..count]);
-                for i in 0..count {
-                    // All factors meet in f64 and are rounded once: only their product has to fit the type.
-                    let (positive, negative) = match self.class_alpha {
-                        Some(_) => (alpha[i].to_f64(), 1.0 - alpha[i].to_f64()),
-                        None => self.alpha_pair(),
-                    };
-                    let weight = weight[i].to_f64();
-                    let (loss, grad) = (weight * self.factors.loss, weight * upstream[i].to_f64() * self.factors.grad);
-                    positive_loss[i] = S::Real::from_f64(positive * loss);
-                    negative_loss[i] = S::Real::from_f64(negative * loss);
-                    positive_grad[i] = S::Real::from_f64(positive * grad);
-                    negative_grad[i] = S::Real::from_f64(negative * grad);
-                }
-                Coefficient::Each { loss: (positive_loss, negative_loss), grad: (positive_grad, negative_grad) }
-            };
-            // Results go where they belong, or by way of scratch where memory is not dense.
-            let loss_out = &mut loss[..if self.loss.is_some() || self.sums { count } else { 0 }];
-            let grad_out = &mut grad[..if self.grad.is_some() { count } else { 0 }];
-            run_kernel(
-                self.isa,
-                is_hard,
-                Batch { x, t, coefficients, gamma: &self.gamma, loss: loss_out, grad: grad_out },
-            );
+            }
             if self.sums {
-                sums.add(loss_out);
+                self.isa.run(SumKernel { sums: &mut sums, values: batch.loss });
             }
-            if let (Some(loss), Some(cursor)) = (&self.loss, &mut loss_at) {
-                loss.memory.copy_from(cursor, loss_out);
+            if let (Some(tensor), Some(cursor)) = (&self.loss, &mut loss_at) {
+                tensor.memory.copy_from(cursor, batch.loss);
             }
-            if let (Some(grad), Some(cursor)) = (&self.grad, &mut grad_at) {
-                grad.memory.copy_from(cursor, grad_out);
+            if let (Some(tensor), Some(cursor)) = (&self.grad, &mut grad_at) {
+                if is_direct {
+                    cursor.skip(count);
+                } else {
+                    tensor.memory.copy_from(cursor, batch.grad);
+                }
             }
         }
         sums.total()
     }
-}
 
-/// Loads an operand's next values, or fills in what stands for its absence.
-fn fill<S: Storage>(
-    operand: &Option<Operand<S>>,
-    cursor: &mut Option<Cursor>,
-    values: &mut [S::Real],
-    absent: S::Real,
-) {
-    match (operand, cursor) {
-        (Some(operand), Some(cursor)) => operand.memory.copy_to(cursor, values),
-        _ => values.fill(absent),
+    /// A batch whose labels are spelled out.
+    fn labelled<L: EasyLabels<S::Real>>(&self, batch: &mut Batch<S::Real>, rest: &mut Rest<S::Real>, all_hard: bool) {
+        let done = self.takes_easy(batch) && {
+            run_loop::<_, Easy<L>>(self.isa, batch);
+            self.finish(batch, rest)
+        };
+        if !done {
+            self.general(batch, all_hard);
+        }
+    }
+
+    /// Not for every gamma and type; nor where a coefficient could make a NaN that is not the one we store.
+    fn takes_easy(&self, batch: &Batch<S::Real>) -> bool {
+        let finite = match batch.coefficients {
+            Coefficient::Uniform(ones, zeros) => ones.is_finite() && zeros.is_finite(),
+            Coefficient::Each(_) => true,
+        };
+        self.gamma.has_easy() && finite
+    }
+
+    fn general(&self, batch: &mut Batch<S::Real>, all_hard: bool) {
+        if all_hard || batch.t.iter().fold(true, |all, &t| all & ((t == S::Real::ZERO) | (t == S::Real::ONE))) {
+            run_loop::<_, General<Hard>>(self.isa, batch);
+        } else {
+            run_loop::<_, General<Soft>>(self.isa, batch);
+        }
+    }
+
+    /// Computes the marked elements; gives up where they are not few.
+    fn finish(&self, batch: &mut Batch<S::Real>, rest: &mut Rest<S::Real>) -> bool {
+        let Some(count) = collect(batch.marks, rest.places.get(FEW)) else { return false };
+        if count == 0 {
+            return true;
+        }
+        let places = &*rest.places.get(count);
+        // Whole vectors: what is behind the last place is computed as well and goes nowhere.
+        let count = count.next_multiple_of(LANES);
+        let gather = |from: &[S::Real], to: &mut [S::Real]| {
+            for (to, &i) in to.iter_mut().zip(places) {
+                *to = from[usize::from(i)];
+            }
+        };
+        let (x, t) = (rest.x.get(count), rest.t.get(count));
+        gather(batch.x, x);
+        if batch.t.is_empty() {
+            for (t, &i) in t.iter_mut().zip(places) {
+                *t = if batch.marks[usize::from(i)] == POSITIVE { S::Real::ONE } else { S::Real::ZERO };
+            }
+        } else {
+            gather(batch.t, t);
+        }
+        let coefficients = match batch.coefficients {
+            Coefficient::Each(values) => {
+                let mut products = rest.products.each_mut().map(|products| products.get(count));
+                values.iter().zip(&mut products).for_each(|(values, products)| gather(values, products));
+                Coefficient::Each(products.map(|products| &*products))
+            }
+            uniform => uniform,
+        };
+        let loss = rest.loss.get(if batch.loss.is_empty() { 0 } else { count });
+        let grad = rest.grad.get(if batch.grad.is_empty() { 0 } else { count });
+        let mut few = Batch { x, t, coefficients, gamma: batch.gamma, loss, grad, marks: &mut [] };
+        self.general(&mut few, batch.t.is_empty());
+        for (results, to) in [(&few.loss, &mut batch.loss), (&few.grad, &mut batch.grad)] {
+            for (&result, &i) in results.iter().zip(places) {
+                to[usize::from(i)] = result;
+            }
+        }
+        true
     }
 }
 
-fn all_hard<R: Real>(t: &[R]) -> bool {
-    t.iter().fold(true, |all, &t| all & ((t == R::ZERO) | (t == R::ONE)))
-}
-
-/// What the losses and gradients of a batch are multiplied by.
-enum Coefficient<'a, R> {
-    /// The same everywhere: of positives, of negatives.
-    Uniform((Coefficients<R>, Coefficients<R>)),
-    /// One for each element: of the loss and of the gradient, each of positives and of negatives.
-    Each { loss: (&'a [R], &'a [R]), grad: (&'a [R], &'a [R]) },
-}
-
-/// Up to [`BATCH`] elements. `loss` and `grad` are as long as the rest, or empty where not wanted.
-struct Batch<'a, R> {
-    x: &'a [R],
-    t: &'a [R],
-    coefficients: Coefficient<'a, R>,
-    gamma: &'a Gamma<R>,
-    loss: &'a mut [R],
-    grad: &'a mut [R],
-}
-
-fn run_kernel<R: Real>(isa: Isa, is_hard: bool, batch: Batch<R>) {
-    match (is_hard, batch.loss.is_empty(), batch.grad.is_empty()) {
-        (true, false, true) => isa.run(SigmoidKernel::<R, true, true, false>(batch)),
-        (true, true, false) => isa.run(SigmoidKernel::<R, true, false, true>(batch)),
-        (true, false, false) => isa.run(SigmoidKernel::<R, true, true, true>(batch)),
-        (false, false, true) => isa.run(SigmoidKernel::<R, false, true, false>(batch)),
-        (false, true, false) => isa.run(SigmoidKernel::<R, false, false, true>(batch)),
-        (false, false, false) => isa.run(SigmoidKernel::<R, false, true, true>(batch)),
-        (_, true, true) => {}
+/// After a loop for negatives: zero in ignored rows, and marks the positives.
+fn settle_rows<R: Real>(indices: &Indices, rows: &mut Cursor, classes: &mut Cursor, batch: &mut Batch<R>) {
+    let count = batch.x.len();
+    let mut done = 0;
+    while done < count {
+        let (row, class) = (rows.peek(count - done), classes.peek(count - done));
+        let run = row.count.min(class.count);
+        rows.skip(run);
+        classes.skip(run);
+        match indices.label(row.offset) {
+            Label::Class(own) => for_own_position(own, class, run, |i| batch.marks[done + i] = POSITIVE),
+            Label::Ignored => {
+                batch.marks[done..done + run].fill(0);
+                for results in [&mut batch.loss, &mut batch.grad] {
+                    if !results.is_empty() {
+                        results[done..done + run].fill(R::ZERO);
+                    }
+                }
+            }
+            Label::Background | Label::Invalid => {}
+        }
+        done += run;
     }
 }
 
-struct SigmoidKernel<'a, R, const HARD: bool, const LOSS: bool, const GRAD: bool>(Batch<'a, R>);
+/// Where the marks are; `None` if there is no room for all of them.
+fn collect(marks: &[u8], places: &mut [u16]) -> Option<usize> {
+    let (stretches, rest) = marks.as_chunks::<STRETCH>();
+    debug_assert!(rest.is_empty());
+    let mut count = 0;
+    for (i, stretch) in stretches.iter().enumerate() {
+        let words = stretch.as_chunks::<8>().0;
+        // Most stretches have none.
+        if words.iter().fold(0, |all, &word| all | u64::from_le_bytes(word)) == 0 {
+            continue;
+        }
+        for (j, &word) in words.iter().enumerate() {
+            let mut word = u64::from_le_bytes(word);
+            while word != 0 {
+                let byte = word.trailing_zeros() / 8;
+                *places.get_mut(count)? = (STRETCH * i + 8 * j + byte as usize) as u16;
+                count += 1;
+                word &= !(0xff << (8 * byte));
+            }
+        }
+    }
+    Some(count)
+}
 
-impl<R: Real, const HARD: bool, const LOSS: bool, const GRAD: bool> Kernel for SigmoidKernel<'_, R, HARD, LOSS, GRAD> {
+/// Room for what varies from element to element, and for what becomes of it.
+struct FactorScratch<R> {
+    /// Class alpha, weight, gradient of the loss.
+    factors: [Scratch<R, BATCH>; 3],
+    products: [Scratch<R, BATCH>; 4],
+}
+
+impl<R: Real> FactorScratch<R> {
+    fn new() -> Self {
+        Self { factors: [const { Scratch::new() }; 3], products: [const { Scratch::new() }; 4] }
+    }
+}
+
+/// Room for elements that an easy loop is not right for.
+struct Rest<R> {
+    places: Scratch<u16, FEW>,
+    x: Scratch<R, FEW>,
+    t: Scratch<R, FEW>,
+    products: [Scratch<R, FEW>; 4],
+    loss: Scratch<R, FEW>,
+    grad: Scratch<R, FEW>,
+}
+
+impl<R: Real> Rest<R> {
+    fn new() -> Self {
+        let [x, t, loss, grad] = [const { Scratch::new() }; 4];
+        Self { places: Scratch::new(), x, t, products: [const { Scratch::new() }; 4], loss, grad }
+    }
+}
+
+struct NewGamma<'a, R> {
+    value: f64,
+    gamma: &'a mut Option<Gamma<R>>,
+}
+
+impl<R: Real> Kernel for NewGamma<'_, R> {
     #[inline(always)]
     fn run(self) {
-        let Batch { x, t, coefficients, gamma, loss, grad } = self.0;
-        match coefficients {
-            Coefficient::Uniform((ones, zeros)) => {
-                element_loop::<R, HARD, LOSS, GRAD>(x, t, gamma, loss, grad, |_| (ones, zeros));
-            }
-            Coefficient::Each { loss: losses, grad: grads } => {
-                let count = x.len();
-                let (losses, grads) =
-                    ((&losses.0[..count], &losses.1[..count]), (&grads.0[..count], &grads.1[..count]));
-                let at = |i: usize| {
-                    (
-                        Coefficients { loss: losses.0[i], grad: grads.0[i] },
-                        Coefficients { loss: losses.1[i], grad: grads.1[i] },
-                    )
-                };
-                element_loop::<R, HARD, LOSS, GRAD>(x, t, gamma, loss, grad, at);
-            }
+        *self.gamma = Some(Gamma::new(self.value));
+    }
+}
+
+/// All factors meet in f64 and are rounded once: only their product has to fit the type.
+struct EachKernel<'a, R> {
+    /// Of positives and of negatives, where class alpha does not say.
+    alpha: Option<(f64, f64)>,
+    factors: Factors,
+    from: [&'a [R]; 3],
+    to: [&'a mut [R]; 4],
+}
+
+impl<R: Real> Kernel for EachKernel<'_, R> {
+    #[inline(always)]
+    fn run(self) {
+        let [class_alpha, weight, upstream] = self.from;
+        let [positive_loss, negative_loss, positive_grad, negative_grad] = self.to;
+        for i in 0..weight.len() {
+            let of_class = class_alpha[i].to_f64();
+            let (positive, negative) = self.alpha.unwrap_or((of_class, 1.0 - of_class));
+            let weight = weight[i].to_f64();
+            let (loss, grad) = (weight * self.factors.loss, weight * upstream[i].to_f64() * self.factors.grad);
+            positive_loss[i] = R::from_f64(positive * loss);
+            negative_loss[i] = R::from_f64(negative * loss);
+            positive_grad[i] = R::from_f64(positive * grad);
+            negative_grad[i] = R::from_f64(negative * grad);
         }
     }
 }
 
-/// The loop that the compiler vectorises: no branches, no calls, one element after another.
-#[inline(always)]
-fn element_loop<R: Real, const HARD: bool, const LOSS: bool, const GRAD: bool>(
-    x: &[R],
-    t: &[R],
-    gamma: &Gamma<R>,
-    loss: &mut [R],
-    grad: &mut [R],
-    coefficients: impl Fn(usize) -> (Coefficients<R>, Coefficients<R>),
-) {
-    let count = x.len();
-    let t = &t[..count];
-    let loss = if LOSS { &mut loss[..count] } else { loss };
-    let grad = if GRAD { &mut grad[..count] } else { grad };
-    let gamma = *gamma;
-    for i in 0..count {
-        let (ones, zeros) = coefficients(i);
-        let point = if HARD {
-            let positive = t[i] == R::ONE;
-            let own = Coefficients {
-                loss: R::select(positive, ones.loss, zeros.loss),
-                grad: R::select(positive, ones.grad, zeros.grad),
-            };
-            let point = hard(x[i], positive, own, &gamma);
-            let ignored = t[i] == R::from_f64(IGNORED as f64);
-            Point { loss: R::select(ignored, R::ZERO, point.loss), grad: R::select(ignored, R::ZERO, point.grad) }
-        } else {
-            soft(x[i], t[i], ones, zeros, &gamma)
-        };
-        if LOSS {
-            loss[i] = point.loss.canonical();
-        }
-        if GRAD {
-            grad[i] = point.grad.canonical();
-        }
+struct SumKernel<'a, R> {
+    sums: &'a mut LaneSums,
+    values: &'a [R],
+}
+
+impl<R: Real> Kernel for SumKernel<'_, R> {
+    #[inline(always)]
+    fn run(self) {
+        self.sums.add(self.values);
     }
 }

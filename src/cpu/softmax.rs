@@ -14,7 +14,7 @@ use crate::problem::Problem;
 use crate::tensor::Tensor;
 
 use super::Factors;
-use super::chunks::{Chunks, LANES, LaneSums, Partials};
+use super::chunks::{Chunks, LANES, LaneSums, sum_of_chunks};
 use super::executor::Executor;
 use super::isa::{Isa, Kernel};
 use super::storage::{Memory, Storage};
@@ -30,18 +30,14 @@ type Lanes<T> = [T; LANES];
 pub fn run<S: Storage>(problem: &Problem, factors: Factors, executor: &dyn Executor, isa: Isa) -> f64 {
     let plan = Plan::<S>::new(problem, factors, isa);
     let chunks = Chunks::new(problem.rows(), problem.classes, LANES);
-    let partials = Partials::zero();
-    executor.for_each(chunks.count(), &|chunk| {
-        super::inject_panic();
-        let range = chunks.range(chunk);
+    sum_of_chunks(chunks, executor, &|range| {
         let mut sums = LaneSums::ZERO;
         for first in range.clone().step_by(LANES) {
             let loss = plan.run(first, LANES.min(range.end - first));
             sums.add(&loss[..LANES.min(range.end - first)]);
         }
-        partials.set(chunk, if plan.sums { sums.total() } else { 0.0 });
-    });
-    partials.total(chunks)
+        if plan.sums { sums.total() } else { 0.0 }
+    })
 }
 
 /// A tensor with a value for each row.

@@ -14,6 +14,7 @@ pub trait Storage: Copy + Send + Sync + 'static {
 
     /// The slice itself where memory already holds the arithmetic's type.
     fn as_reals(memory: &[Self]) -> Option<&[Self::Real]>;
+    fn as_reals_mut(memory: &mut [Self]) -> Option<&mut [Self::Real]>;
     fn load(self) -> Self::Real;
     fn store(value: Self::Real) -> Self;
     fn load_dense(from: &[Self], to: &mut [Self::Real]);
@@ -25,6 +26,9 @@ macro_rules! wide {
         impl Storage for $type {
             type Real = $type;
             fn as_reals(memory: &[Self]) -> Option<&[Self]> {
+                Some(memory)
+            }
+            fn as_reals_mut(memory: &mut [Self]) -> Option<&mut [Self]> {
                 Some(memory)
             }
             #[inline]
@@ -50,6 +54,9 @@ macro_rules! narrow {
         impl Storage for $type {
             type Real = f32;
             fn as_reals(_: &[Self]) -> Option<&[f32]> {
+                None
+            }
+            fn as_reals_mut(_: &mut [Self]) -> Option<&mut [f32]> {
                 None
             }
             #[inline]
@@ -133,6 +140,12 @@ impl<S: Storage> Memory<S> {
         }
         self.copy_to(cursor, scratch);
         scratch
+    }
+
+    /// Memory for `count` results, where it can take them as they are.
+    #[allow(clippy::mut_from_ref)]
+    pub fn reals_mut(&self, run: Run, count: usize) -> Option<&mut [S::Real]> {
+        self.slice_mut(run).filter(|_| run.count == count).and_then(S::as_reals_mut)
     }
 
     pub fn copy_to(&self, cursor: &mut Cursor, to: &mut [S::Real]) {

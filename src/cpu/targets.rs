@@ -125,7 +125,8 @@ impl Indices {
 }
 
 /// Where in a run of class positions (stride 1, or 0 for a single class) a row's own class lies.
-fn for_own_position(own: usize, class: Run, count: usize, mut set: impl FnMut(usize)) {
+#[inline]
+pub fn for_own_position(own: usize, class: Run, count: usize, mut set: impl FnMut(usize)) {
     let first = class.offset as usize;
     match class.stride {
         0 if own == first => (0..count).for_each(&mut set),

@@ -5,7 +5,7 @@
 //! type costs `gamma * |log m|` half-ULPs: thousands of them for a large logit. Carrying the rounding
 //! error along as a second number removes that term.
 
-use super::real::Real;
+use super::real::{Arithmetic, Real};
 
 /// `a + b` exactly, as (rounded sum, rounding error). Knuth's TwoSum.
 #[inline(always)]
@@ -17,25 +17,25 @@ pub fn two_sum<R: Real>(a: R, b: R) -> (R, R) {
 
 /// The same where `|a| >= |b|` or `a == 0`. Dekker's FastTwoSum.
 #[inline(always)]
-pub fn fast_two_sum<R: Real>(a: R, b: R) -> (R, R) {
+pub fn fast_two_sum<A: Arithmetic>(a: A, b: A) -> (A, A) {
     let sum = a + b;
     (sum, (a - sum) + b)
 }
 
 /// `factor * (high + low)` as a pair; `factor` is a pair as well.
 #[inline(always)]
-pub fn scale_pair<R: Real>(factor: (R, R), (high, low): (R, R)) -> (R, R) {
+pub fn scale_pair<A: Arithmetic>(factor: (A, A), (high, low): (A, A)) -> (A, A) {
     let product = factor.0 * high;
     let error = factor.0.mul_add(high, -product);
     (product, factor.0.mul_add(low, factor.1.mul_add(high, error)))
 }
 
 #[inline(always)]
-fn polynomial<R: Real>(coefficients: &[R], x: R) -> R {
+fn polynomial<A: Arithmetic>(coefficients: &[A::Scalar], x: A) -> A {
     let (last, rest) = coefficients.split_last().expect("a polynomial has coefficients");
-    let mut value = *last;
+    let mut value = A::of(*last);
     for &coefficient in rest.iter().rev() {
-        value = value.mul_add(x, coefficient);
+        value = value.mul_add(x, A::of(coefficient));
     }
     value
 }
@@ -45,16 +45,16 @@ fn polynomial<R: Real>(coefficients: &[R], x: R) -> R {
 /// Keeping the scale apart lets a caller multiply by a weight first, so that nothing underflows on
 /// the way to a result that is itself a normal number.
 #[derive(Clone, Copy)]
-pub struct Exp<R> {
-    pub value: R,
-    pub value_low: R,
-    pub scale: (R, R),
+pub struct Exp<A> {
+    pub value: A,
+    pub value_low: A,
+    pub scale: (A, A),
 }
 
-impl<R: Real> Exp<R> {
+impl<A: Arithmetic> Exp<A> {
     /// `coefficient * factor * exp(...)`.
     #[inline(always)]
-    pub fn times(self, coefficient: R, factor: R) -> R {
+    pub fn times(self, coefficient: A, factor: A) -> A {
         // The value is at most one unless the scale makes up for it, so no intermediate product overflows.
         (((coefficient * self.scale.0) * self.value) * factor) * self.scale.1
     }
@@ -63,19 +63,45 @@ impl<R: Real> Exp<R> {
 /// For `high <= 0` (or barely above) and `|low|` far below one.
 /// Zero below `R::EXP_LOWEST`, NaN for NaN.
 #[inline(always)]
-pub fn exp<R: Real>((high, low): (R, R)) -> Exp<R> {
-    let vanishes = high < R::EXP_LOWEST;
-    let clamped = R::select(vanishes, R::EXP_LOWEST, high);
-    let k = clamped.mul_add(R::LOG2_E, R::ROUNDER) - R::ROUNDER;
-    let coarse = k.mul_add(-R::LN_2.0, clamped);
-    let (r, r_low) = fast_two_sum(coarse, k.mul_add(-R::LN_2.1, low));
-    let tail = (r * r).mul_add(polynomial(R::EXP, r), r_low);
-    let (value, value_low) = fast_two_sum(R::ONE, r + tail);
+pub fn exp<A: Arithmetic>((high, low): (A, A)) -> Exp<A> {
+    let lowest = A::Scalar::EXP_LOWEST;
+    let (zero, one) = (A::of(A::Scalar::ZERO), A::of(A::Scalar::ONE));
+    let clamped = high.select_below(lowest, A::of(lowest), high);
+    let (k, _) = round(clamped);
+    let coarse = k.mul_add(A::of(-A::Scalar::LN_2.0), clamped);
+    let (r, r_low) = fast_two_sum(coarse, k.mul_add(A::of(-A::Scalar::LN_2.1), low));
+    let tail = (r * r).mul_add(polynomial(A::Scalar::EXP, r), r_low);
+    let (value, value_low) = fast_two_sum(one, r + tail);
     Exp {
-        value: R::select(vanishes, R::ZERO, value),
-        value_low: R::select(vanishes, R::ZERO, value_low),
-        scale: R::exp2_parts(k),
+        value: high.select_below(lowest, zero, value),
+        value_low: high.select_below(lowest, zero, value_low),
+        scale: A::exp2_parts(k),
     }
+}
+
+/// The integer nearest to `x / ln 2`, and the same plus `ROUNDER`.
+#[inline(always)]
+fn round<A: Arithmetic>(x: A) -> (A, A) {
+    let shifted = x.mul_add(A::of(A::Scalar::LOG2_E), A::of(A::Scalar::ROUNDER));
+    (shifted - A::of(A::Scalar::ROUNDER), shifted)
+}
+
+/// `exp(z)` for `z <= 0`, and how far its last rounding was off, relative to it and to within a
+/// third. It never underflows: below `EXP_NEAR_LOWEST` it stays where it is there. NaN and
+/// positive numbers give something meaningless.
+#[inline(always)]
+pub fn exp_near<A: Arithmetic>(z: A) -> (A, A) {
+    let z = z.at_least_if_negative(A::Scalar::EXP_NEAR_LOWEST);
+    let (k, shifted) = round(z);
+    let coarse = k.mul_add(A::of(-A::Scalar::LN_2.0), z);
+    let r = k.mul_add(A::of(-A::Scalar::LN_2.1), coarse);
+    let square = r * r;
+    // The same polynomial as above, in two parts that do not wait for each other.
+    let p = A::Scalar::EXP_NEAR.map(A::of);
+    let high = square.mul_add(p[4], p[3].mul_add(r, p[2]));
+    let tail = square.mul_add(high, p[1].mul_add(r, p[0]));
+    let (value, error) = fast_two_sum(A::of(A::Scalar::ONE), square.mul_add(tail, r));
+    (value.times_exp2(shifted), error)
 }
 
 /// `log(1 + f + f_low) = base + (result)`, for `-1/4 <= f <= 1/2` and `base` one of `0, n ln 2`.

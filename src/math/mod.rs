@@ -6,10 +6,12 @@
 //!
 //! * `real`: what a float type must offer.
 //! * `elementary`: `exp` and `log` that take and return unevaluated sums of two numbers.
+//! * `easy`: sigmoid losses that are well on the right side, where polynomials are enough.
 //! * `sigmoid`, `softmax`: the two losses and their gradients.
 //! * [`mod@reference`]: a plain float64 oracle that shares no code with the rest.
 
 mod coefficients;
+pub(crate) mod easy;
 pub(crate) mod elementary;
 pub(crate) mod real;
 pub mod reference;

@@ -1,22 +1,98 @@
 //! The arithmetic types, f32 and f64, seen through what the formulas need of them.
 
+use std::array::from_fn;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use super::coefficients;
 
+/// One number or several at once.
+pub trait Arithmetic: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Neg<Output = Self> {
+    type Scalar: Real;
+
+    /// The same number everywhere.
+    fn of(value: Self::Scalar) -> Self;
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// `if self < bound { a } else { b }` on values already computed.
+    fn select_below(self, bound: Self::Scalar, a: Self, b: Self) -> Self;
+    /// The larger of two negative numbers; any positive number stays as it is.
+    fn at_least_if_negative(self, lowest: Self::Scalar) -> Self;
+    /// `self * 2^k` where `shifted` is `k + ROUNDER` and the result is a normal number.
+    fn times_exp2(self, shifted: Self) -> Self;
+    /// `(2^h, 2^(k-h))` with `h = k/2` rounded down, for an integral `k` with `2^k` down to `exp(EXP_LOWEST)`.
+    fn exp2_parts(k: Self) -> (Self, Self);
+}
+
+/// Four numbers. A formula is a long chain of operations, each waiting for the last; four chains
+/// side by side keep a processor busy that cannot look far enough ahead to find them itself.
+#[derive(Clone, Copy)]
+pub struct Four<R>(pub [R; WAYS]);
+pub const WAYS: usize = 4;
+
+impl<R: Real> Add for Four<R> {
+    type Output = Self;
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(from_fn(|i| self.0[i] + other.0[i]))
+    }
+}
+
+impl<R: Real> Sub for Four<R> {
+    type Output = Self;
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(from_fn(|i| self.0[i] - other.0[i]))
+    }
+}
+
+impl<R: Real> Mul for Four<R> {
+    type Output = Self;
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(from_fn(|i| self.0[i] * other.0[i]))
+    }
+}
+
+impl<R: Real> Neg for Four<R> {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        Self(from_fn(|i| -self.0[i]))
+    }
+}
+
+impl<R: Real> Arithmetic for Four<R> {
+    type Scalar = R;
+
+    #[inline(always)]
+    fn of(value: R) -> Self {
+        Self([value; WAYS])
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Self(from_fn(|i| self.0[i].mul_add(factor.0[i], addend.0[i])))
+    }
+    #[inline(always)]
+    fn select_below(self, bound: R, a: Self, b: Self) -> Self {
+        Self(from_fn(|i| self.0[i].select_below(bound, a.0[i], b.0[i])))
+    }
+    #[inline(always)]
+    fn at_least_if_negative(self, lowest: R) -> Self {
+        Self(from_fn(|i| self.0[i].at_least_if_negative(lowest)))
+    }
+    #[inline(always)]
+    fn times_exp2(self, shifted: Self) -> Self {
+        Self(from_fn(|i| self.0[i].times_exp2(shifted.0[i])))
+    }
+    #[inline(always)]
+    fn exp2_parts(k: Self) -> (Self, Self) {
+        let parts: [(R, R); WAYS] = from_fn(|i| R::exp2_parts(k.0[i]));
+        (Self(parts.map(|part| part.0)), Self(parts.map(|part| part.1)))
+    }
+}
+
 /// A binary floating-point type that the formulas compute in.
 pub trait Real:
-    Copy
-    + PartialOrd
-    + Add<Output = Self>
-    + Sub<Output = Self>
-    + Mul<Output = Self>
-    + Div<Output = Self>
-    + Neg<Output = Self>
-    + Send
-    + Sync
-    + std::fmt::Debug
-    + 'static
+    Arithmetic<Scalar = Self> + Default + PartialOrd + Div<Output = Self> + Send + Sync + std::fmt::Debug + 'static
 {
     const ZERO: Self;
     const HALF: Self;
@@ -36,14 +112,16 @@ pub trait Real:
     /// `log2(LIFT)`.
     const LIFT_LOG2: Self;
     const EXP: &'static [Self];
+    /// The shorter polynomial of `exp_near`, and the lowest argument it takes.
+    const EXP_NEAR: [Self; 5];
+    const EXP_NEAR_LOWEST: Self;
+    /// Whether easy examples have a way of their own.
+    const HAS_EASY: bool;
     const LOG: &'static [Self];
 
-    fn mul_add(self, factor: Self, addend: Self) -> Self;
     fn abs(self) -> Self;
     fn to_f64(self) -> f64;
     fn from_f64(value: f64) -> Self;
-    /// `(2^h, 2^(k-h))` with `h = k/2` rounded down, for an integral `k` with `2^k` down to `exp(EXP_LOWEST)`.
-    fn exp2_parts(k: Self) -> (Self, Self);
     /// `(k, m)` with `self = m * 2^k` and `3/4 <= m < 3/2`, for a positive normal number.
     fn log2_parts(self) -> (Self, Self);
     /// `2^-k` for an integral `k` within the exponent's range.
@@ -75,7 +153,40 @@ const LN_2_F64: (f64, f64) = (0.693_147_180_559_208_2, 7.371_002_565_167_799e-13
 macro_rules! real {
     ($type:ident, $bits:ident, $signed:ident, mantissa: $mantissa:literal, bias: $bias:literal,
      ln2: $ln2:expr, exp_lowest: $lowest:expr, lift_log2: $lift:literal,
-     exp: $exp:ident, log: $log:ident) => {
+     exp: $exp:ident, log: $log:ident, exp_near: $near:expr, easy: $easy:literal) => {
+        impl Arithmetic for $type {
+            type Scalar = Self;
+
+            #[inline(always)]
+            fn of(value: Self) -> Self {
+                value
+            }
+            #[inline(always)]
+            fn select_below(self, bound: Self, a: Self, b: Self) -> Self {
+                Self::select(self < bound, a, b)
+            }
+            #[inline(always)]
+            fn mul_add(self, factor: Self, addend: Self) -> Self {
+                $type::mul_add(self, factor, addend)
+            }
+            #[inline(always)]
+            fn at_least_if_negative(self, lowest: Self) -> Self {
+                // An integer minimum: the floating-point units have enough to do.
+                $type::from_bits(self.to_bits().min(lowest.to_bits()))
+            }
+            #[inline(always)]
+            fn times_exp2(self, shifted: Self) -> Self {
+                $type::from_bits(self.to_bits().wrapping_add(shifted.to_bits() << $mantissa))
+            }
+            #[inline(always)]
+            fn exp2_parts(k: Self) -> (Self, Self) {
+                let k = ((k + Self::ROUNDER).to_bits() as $signed).wrapping_sub(Self::ROUNDER.to_bits() as $signed);
+                let half = k >> 1;
+                let power = |n: $signed| $type::from_bits((n.wrapping_add($bias) as $bits) << $mantissa);
+                (power(half), power(k.wrapping_sub(half)))
+            }
+        }
+
         impl Real for $type {
             const ZERO: Self = 0.0;
             const HALF: Self = 0.5;
@@ -91,11 +202,10 @@ macro_rules! real {
             const LIFT_LOG2: Self = $lift as $type;
             const EXP: &'static [Self] = &coefficients::$exp;
             const LOG: &'static [Self] = &coefficients::$log;
+            const EXP_NEAR: [Self; 5] = $near;
+            const EXP_NEAR_LOWEST: Self = $lowest / 2.0 - 1.0;
+            const HAS_EASY: bool = $easy;
 
-            #[inline(always)]
-            fn mul_add(self, factor: Self, addend: Self) -> Self {
-                $type::mul_add(self, factor, addend)
-            }
             #[inline(always)]
             fn abs(self) -> Self {
                 $type::from_bits(self.to_bits() & ($bits::MAX >> 1))
@@ -107,13 +217,6 @@ macro_rules! real {
             #[inline(always)]
             fn from_f64(value: f64) -> Self {
                 value as $type
-            }
-            #[inline(always)]
-            fn exp2_parts(k: Self) -> (Self, Self) {
-                let k = ((k + Self::ROUNDER).to_bits() as $signed).wrapping_sub(Self::ROUNDER.to_bits() as $signed);
-                let half = k >> 1;
-                let power = |n: $signed| $type::from_bits((n.wrapping_add($bias) as $bits) << $mantissa);
-                (power(half), power(k.wrapping_sub(half)))
             }
             #[inline(always)]
             fn log2_parts(self) -> (Self, Self) {
@@ -134,14 +237,14 @@ macro_rules! real {
 }
 
 real!(f32, u32, i32, mantissa: 23, bias: 127, ln2: LN_2_F32,
-      exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32);
+      exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32, exp_near: coefficients::EXP_NEAR_F32, easy: true);
 real!(f64, u64, i64, mantissa: 52, bias: 1023,
       ln2: LN_2_F64,
-      exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64);
+      exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, exp_near: [0.0; 5], easy: false);
 
 #[cfg(test)]
 mod tests {
-    use super::Real;
+    use super::{Arithmetic, Real};
 
     #[test]
     fn ln2_is_split_so_that_multiples_of_the_high_part_are_exact() {

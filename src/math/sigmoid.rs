@@ -10,7 +10,8 @@
 //! dL/dz = c * m^gamma * (m + gamma * (1-m) * CE)
 //! ```
 //!
-//! Every term is positive, so nothing cancels. `e = exp(-|z|)` gives all of it:
+//! Where `z` is far enough below zero, [`super::easy`] has a shorter way. Elsewhere:
+//! every term is positive, so nothing cancels. `e = exp(-|z|)` gives all of it:
 //! `log m = min(z,0) - log1p(e)`, `CE = max(z,0) + log1p(e)`, and `m^gamma = exp(gamma * log m)` with
 //! both halves of the logarithm. Far on the right side (`z < -FAR`) `CE = m` to within the rounding,
 //! and the loss becomes `c * m^(gamma+1)` in a single exponential, which cannot underflow half way.
@@ -20,6 +21,7 @@
 //! `dL/dx = ±c * m^gamma * [(v - e*s) + gamma*(2v-1)*(e*s/w)*CE]` with `s = 1/(1+e)`, `w = v + e*(1-v)`
 //! and the sign of `x`.
 
+use super::easy::Easy;
 use super::elementary::{Exp, exp, log, log1p_unit, scale_pair, two_sum};
 use super::real::Real;
 
@@ -35,10 +37,12 @@ pub struct Gamma<R> {
     power_plus_one: (R, R),
     /// What a negative base contributes besides its magnitude's power: 1, -1 or NaN.
     negative_base: R,
+    easy: Easy<R>,
 }
 
 impl<R: Real> Gamma<R> {
     /// `gamma` is finite and not negative. Above 1e30 it is taken to be 1e30, so that its products stay finite.
+    #[inline(always)]
     pub fn new(gamma: f64) -> Self {
         let gamma = gamma.min(1e30);
         let pair = |(value, error): (f64, f64)| {
@@ -50,11 +54,28 @@ impl<R: Real> Gamma<R> {
             1.0 => -1.0,
             _ => f64::NAN,
         };
+        let power_plus_one = pair(two_sum(gamma, 1.0));
         Self {
             power: pair((gamma, 0.0)),
-            power_plus_one: pair(two_sum(gamma, 1.0)),
+            power_plus_one,
             negative_base: R::from_f64(negative_base),
+            easy: Easy::new(gamma, power_plus_one),
         }
+    }
+
+    #[inline(always)]
+    pub fn easy(&self) -> &Easy<R> {
+        &self.easy
+    }
+
+    /// Whether there are easy examples for this gamma.
+    pub fn has_easy(&self) -> bool {
+        self.easy.below >= -R::MAX
+    }
+
+    /// Whether powers are squares: what `SQUARE` means wherever it is a parameter.
+    pub fn is_square(&self) -> bool {
+        self.power.0 == R::ONE + R::ONE && self.power.1 == R::ZERO
     }
 
     /// `exp(gamma * log)` for a logarithm given as a pair.
@@ -85,6 +106,15 @@ pub struct Coefficients<R> {
 }
 
 impl<R: Real> Coefficients<R> {
+    /// Whether loss and gradient have the same.
+    pub fn is_shared(&self) -> bool {
+        self.loss == self.grad
+    }
+
+    pub fn is_finite(&self) -> bool {
+        self.loss.abs() <= R::MAX && self.grad.abs() <= R::MAX
+    }
+
     #[inline(always)]
     fn map2(a: Self, b: Self, f: impl Fn(R, R) -> R) -> Self {
         Self { loss: f(a.loss, b.loss), grad: f(a.grad, b.grad) }
@@ -115,7 +145,13 @@ fn finite_if<R: Real>(condition: bool, value: R) -> R {
 }
 
 #[inline(always)]
-fn hard_from<R: Real>(shared: &Shared<R>, x: R, positive: bool, c: Coefficients<R>, gamma: &Gamma<R>) -> Point<R> {
+fn hard_from<R: Real, const SQUARE: bool>(
+    shared: &Shared<R>,
+    x: R,
+    positive: bool,
+    c: Coefficients<R>,
+    gamma: &Gamma<R>,
+) -> Point<R> {
     let z = R::select(positive, -x, x);
     let wrong_side = z > R::ZERO;
     let far = z < R::from_f64(-FAR);
@@ -137,24 +173,37 @@ fn hard_from<R: Real>(shared: &Shared<R>, x: R, positive: bool, c: Coefficients<
 
     let loss = power.times(c.loss, R::select(far, R::ONE, finite_if(c.loss == R::ZERO, ce)));
     let grad = power.times(c.grad, R::select(far, R::ONE + gamma.power.0, slope));
-    Point { loss, grad: R::select(positive, -grad, grad) }
+    let mut point = Point { loss, grad };
+    if R::HAS_EASY {
+        let easy = gamma.easy.point::<R, SQUARE>(z, c);
+        let is_easy = z < gamma.easy.below;
+        point.loss = R::select(is_easy, easy.loss, point.loss);
+        point.grad = R::select(is_easy, easy.grad, point.grad);
+    }
+    Point { loss: point.loss, grad: R::select(positive, -point.grad, point.grad) }
 }
 
 /// Loss and gradient for a label that is exactly 0 or 1; `c` is the coefficient of that label.
 #[inline(always)]
-pub fn hard<R: Real>(x: R, positive: bool, c: Coefficients<R>, gamma: &Gamma<R>) -> Point<R> {
-    hard_from(&shared(x), x, positive, c, gamma)
+pub fn hard<R: Real, const SQUARE: bool>(x: R, positive: bool, c: Coefficients<R>, gamma: &Gamma<R>) -> Point<R> {
+    hard_from::<R, SQUARE>(&shared(x), x, positive, c, gamma)
 }
 
 /// Loss and gradient for any label `t`; `ones` and `zeros` are the coefficients at `t = 1` and `t = 0`.
 /// Labels of exactly 0 and 1 give the bits that [`hard`] gives.
 #[inline(always)]
-pub fn soft<R: Real>(x: R, t: R, ones: Coefficients<R>, zeros: Coefficients<R>, gamma: &Gamma<R>) -> Point<R> {
+pub fn soft<R: Real, const SQUARE: bool>(
+    x: R,
+    t: R,
+    ones: Coefficients<R>,
+    zeros: Coefficients<R>,
+    gamma: &Gamma<R>,
+) -> Point<R> {
     let shared = shared(x);
     let positive = t == R::ONE;
     let hard_label = positive | (t == R::ZERO);
     let own = Coefficients::map2(ones, zeros, |one, zero| R::select(positive, one, zero));
-    let hard = hard_from(&shared, x, positive, own, gamma);
+    let hard = hard_from::<R, SQUARE>(&shared, x, positive, own, gamma);
 
     let right_side = x >= R::ZERO;
     let (complement, complement_low) = two_sum(R::ONE, -t);
