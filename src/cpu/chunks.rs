@@ -11,7 +11,7 @@ use crate::math::real::Real;
 
 use super::executor::Executor;
 
-/// Elements side by side in a kernel; also the number of partial sums in a chunk.
+/// Elements side by side in a kernel.
 pub const LANES: usize = 16;
 
 /// Elements that a kernel is given at a time: their copies stay in the first-level cache.
@@ -58,25 +58,28 @@ pub fn sum_of_chunks(chunks: Chunks, executor: &dyn Executor, sum: &(dyn Fn(Rang
     partials[..chunks.count()].iter().fold(0.0, |total, bits| total + f64::from_bits(bits.load(Relaxed)))
 }
 
-/// A sum kept in sixteen parts, the same for every width of vector.
+/// Partial sums side by side: enough of them that additions need not wait for each other.
+const PARTS: usize = 4 * LANES;
+
+/// A sum kept in parts, the same ones for every width of vector.
 #[derive(Clone, Copy)]
-pub struct LaneSums([f64; LANES]);
+pub struct LaneSums([f64; PARTS]);
 
 impl LaneSums {
-    pub const ZERO: Self = Self([0.0; LANES]);
+    pub const ZERO: Self = Self([0.0; PARTS]);
 
-    /// Adds values that start at a multiple of [`LANES`] within the chunk.
+    /// Adds values, the first of them to the first part.
     #[inline(always)]
     pub fn add<R: Real>(&mut self, values: &[R]) {
         // A copy, so that the compiler keeps it in registers.
         let mut sums = self.0;
-        let mut blocks = values.chunks_exact(LANES);
-        for block in &mut blocks {
-            for i in 0..LANES {
-                sums[i] += block[i].to_f64();
+        let mut groups = values.chunks_exact(PARTS);
+        for group in &mut groups {
+            for i in 0..PARTS {
+                sums[i] += group[i].to_f64();
             }
         }
-        for (sum, value) in sums.iter_mut().zip(blocks.remainder()) {
+        for (sum, value) in sums.iter_mut().zip(groups.remainder()) {
             *sum += value.to_f64();
         }
         self.0 = sums;
@@ -84,7 +87,7 @@ impl LaneSums {
 
     pub fn total(&self) -> f64 {
         let mut parts = self.0;
-        let mut width = LANES / 2;
+        let mut width = PARTS / 2;
         while width > 0 {
             for i in 0..width {
                 parts[i] += parts[i + width];

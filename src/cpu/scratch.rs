@@ -6,19 +6,24 @@ use std::mem::MaybeUninit;
 /// Aligned, because a vector that straddles two cache lines costs twice.
 #[repr(align(64))]
 pub struct Scratch<T, const N: usize> {
-    values: [MaybeUninit<T>; N],
+    values: MaybeUninit<[T; N]>,
     /// How many of them hold a value.
     known: usize,
 }
 
 impl<T: Copy + Default, const N: usize> Scratch<T, N> {
-    pub const fn new() -> Self {
-        Self { values: [const { MaybeUninit::uninit() }; N], known: 0 }
+    // Not `const`: the compiler fills what a constant leaves open with zeros, all of it, at every use.
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self { values: MaybeUninit::uninit(), known: 0 }
     }
 
     #[inline]
     pub fn get(&mut self, count: usize) -> &mut [T] {
-        let values = &mut self.values[..count];
+        let values = self.values.as_mut_ptr().cast::<MaybeUninit<T>>();
+        // SAFETY: the `N` places are there; none is said to hold a value.
+        let values = unsafe { std::slice::from_raw_parts_mut(values, N) };
+        let values = &mut values[..count];
         if count > self.known {
             values[self.known..].fill(MaybeUninit::new(T::default()));
             self.known = count;

@@ -5,6 +5,8 @@
 //! through a general loop, and are put back. Where they are not few, the whole batch goes through the
 //! general loop. Every loop gives an element the same bits, so the way taken never shows in the result.
 
+use std::array::from_fn;
+
 use crate::math::real::Real;
 use crate::math::sigmoid::{Coefficients, Gamma};
 use crate::options::Reduction;
@@ -15,9 +17,11 @@ use super::chunks::{BATCH, Chunks, LANES, LaneSums, sum_of_chunks};
 use super::executor::Executor;
 use super::isa::{Isa, Kernel};
 use super::scratch::Scratch;
-use super::sigmoid_loops::{Batch, Coefficient, Easy, EasyLabels, General, Hard, Negative, POSITIVE, Soft, run_loop};
+use super::sigmoid_loops::{
+    Batch, Coefficient, DONE, Easy, EasyLabels, General, Hard, Marked, Negative, POSITIVE, Soft, run_loop,
+};
 use super::storage::{Memory, Storage};
-use super::targets::{Indices, Label, for_own_position};
+use super::targets::{Rows, labels_of_marks};
 use super::walk::{Cursor, Walk};
 
 /// The most elements of a batch that are worth gathering.
@@ -39,9 +43,35 @@ struct Operand<S> {
     walk: Walk,
 }
 
-impl<S> Operand<S> {
+impl<S: Storage> Operand<S> {
     fn at(operand: &Option<Self>, start: usize) -> Option<Cursor<'_>> {
         operand.as_ref().map(|operand| operand.walk.at(start))
+    }
+
+    /// Room for the next `count` results, none if they are not wanted, and whether it is where they belong.
+    /// Otherwise memory is not dense, or of another type.
+    fn results<'a>(
+        operand: &'a Option<Self>,
+        cursor: &Option<Cursor>,
+        count: usize,
+        scratch: &'a mut Scratch<S::Real, BATCH>,
+    ) -> (&'a mut [S::Real], bool) {
+        let (Some(operand), Some(cursor)) = (operand, cursor) else { return (&mut [], true) };
+        match operand.memory.reals_mut(cursor.peek(count), count) {
+            Some(memory) => (memory, true),
+            None => (scratch.get(count), false),
+        }
+    }
+
+    /// Moves on behind results, which are brought where they belong.
+    fn put(operand: &Option<Self>, cursor: &mut Option<Cursor>, results: &[S::Real], are_there: bool) {
+        if let (Some(operand), Some(cursor)) = (operand, cursor) {
+            if are_there {
+                cursor.skip(results.len());
+            } else {
+                operand.memory.copy_from(cursor, results);
+            }
+        }
     }
 }
 
@@ -54,8 +84,7 @@ struct Plan<S: Storage> {
     in_place: bool,
     logits: Operand<S>,
     dense: Option<Operand<S>>,
-    /// Class indices, their walk, and the position along the class axis.
-    indices: Option<(Indices, Walk, Walk)>,
+    rows: Option<Rows>,
     class_alpha: Option<Operand<S>>,
     weight: Option<Operand<S>>,
     grad_loss: Option<Operand<S>>,
@@ -75,7 +104,7 @@ impl<S: Storage> Plan<S> {
         let inputs = &problem.inputs;
         let outputs = &problem.outputs;
         let each = problem.options.reduction == Reduction::None;
-        let indices = Indices::new(problem);
+        let rows = Rows::new(problem);
         let weight = inputs.weight.as_ref().zip(problem.weight_strides.as_ref());
         let mut gamma = None;
         isa.run(NewGamma { value: problem.options.gamma, gamma: &mut gamma });
@@ -86,11 +115,8 @@ impl<S: Storage> Plan<S> {
             factors,
             in_place: problem.in_place(),
             logits: operand(inputs.logits.data, &inputs.logits.strides),
-            dense: indices.is_none().then(|| operand(inputs.targets.data, &inputs.targets.strides)),
-            indices: indices.map(|indices| {
-                let rows = Walk::new(shape, &problem.over_classes(&inputs.targets));
-                (indices, rows, Walk::new(shape, &problem.along_classes(1)))
-            }),
+            dense: rows.is_none().then(|| operand(inputs.targets.data, &inputs.targets.strides)),
+            rows,
             class_alpha: inputs.class_alpha.map(|t| operand(t.data, &problem.along_classes(t.strides[0]))),
             weight: weight.map(|(tensor, strides)| operand(tensor.data, strides)),
             grad_loss: inputs.grad_loss.filter(|_| each).map(|t| operand(t.data, &t.strides)),
@@ -139,118 +165,106 @@ impl<S: Storage> Plan<S> {
     }
 
     fn run(&self, start: usize, end: usize) -> f64 {
-        let [mut x, mut t, mut loss, mut grad] = [const { Scratch::<S::Real, BATCH>::new() }; 4];
+        let [mut x, mut t, mut loss, mut grad] = from_fn(|_| Scratch::<S::Real, BATCH>::new());
         let mut marks = Scratch::<u8, BATCH>::new();
         let (mut factors, mut rest) = (FactorScratch::new(), Rest::new());
         let has_factors = self.class_alpha.is_some() || self.weight.is_some() || self.grad_loss.is_some();
         let mut logits_at = self.logits.walk.at(start);
         let mut dense_at = Operand::at(&self.dense, start);
-        let mut indices_at = self.indices.as_ref().map(|(_, rows, classes)| (rows.at(start), classes.at(start)));
         let mut factors_at = [&self.class_alpha, &self.weight, &self.grad_loss].map(|o| Operand::at(o, start));
         let (mut loss_at, mut grad_at) = (Operand::at(&self.loss, start), Operand::at(&self.grad, start));
         let mut sums = LaneSums::ZERO;
 
         for first in (start..end).step_by(BATCH) {
             let count = BATCH.min(end - first);
-            let x = self.logits.memory.load(&mut logits_at, x.get(count), self.in_place);
-            let loss = loss.get(if self.loss.is_some() || self.sums { count } else { 0 });
-            // Gradients go where they belong, or by way of scratch where memory is not dense.
-            let direct = match (&self.grad, &grad_at) {
-                (Some(grad), Some(cursor)) => grad.memory.reals_mut(cursor.peek(count), count),
-                _ => None,
+            let x = self.logits.memory.load(&mut logits_at, count, &mut x, self.in_place);
+            let (loss, loss_is_there) = match self.sums {
+                true => (loss.get(count), true),
+                false => Operand::results(&self.loss, &loss_at, count, &mut loss),
             };
-            let is_direct = direct.is_some();
-            let grad = match direct {
-                Some(memory) => memory,
-                None => grad.get(if self.grad.is_some() { count } else { 0 }),
-            };
+            let (grad, grad_is_there) = Operand::results(&self.grad, &grad_at, count, &mut grad);
             let coefficients =
                 if has_factors { self.each(&mut factors, &mut factors_at, count) } else { self.uniform() };
-            let gamma = &self.gamma;
-            let marks = marks.get(count.next_multiple_of(STRETCH));
-            marks[count..].fill(0);
-            let mut batch = Batch { x, t: &[], coefficients, gamma, loss, grad, marks };
-            match (&self.indices, &mut indices_at, &self.dense, &mut dense_at) {
-                (Some((indices, ..)), Some((rows, classes)), ..) => {
-                    let (rows_here, classes_here) = (*rows, *classes);
-                    let done = rows.peek(1).stride == 0 && self.takes_easy(&batch) && {
-                        run_loop::<_, Easy<Negative>>(self.isa, &mut batch);
-                        settle_rows(indices, rows, classes, &mut batch);
-                        self.finish(&mut batch, &mut rest)
+            let mut batch = Batch { x, t: &[], coefficients, gamma: &self.gamma, loss, grad, marks: marks.get(count) };
+            match (&self.rows, &self.dense, &mut dense_at) {
+                (Some(rows), ..) => {
+                    let positives = rows.mark(first, batch.marks);
+                    let tries_labelled = positives.is_some_and(|count| count > FEW / 2);
+                    let done = match positives {
+                        None => self.easy::<Negative>(&mut batch, &mut rest),
+                        Some(_) if tries_labelled => false,
+                        Some(_) => self.easy::<Marked>(&mut batch, &mut rest),
                     };
                     if !done {
-                        (*rows, *classes) = (rows_here, classes_here);
-                        indices.spell_out(rows, classes, t.get(count));
+                        if positives.is_none() {
+                            batch.marks.fill(DONE);
+                        }
+                        labels_of_marks(batch.marks, t.get(count));
                         batch.t = t.get(count);
-                        self.labelled::<Hard>(&mut batch, &mut rest, true);
+                        self.labelled::<Hard>(&mut batch, &mut rest, tries_labelled);
                     }
                 }
-                (_, _, Some(dense), Some(cursor)) => {
-                    batch.t = dense.memory.load(cursor, t.get(count), false);
-                    self.labelled::<Soft>(&mut batch, &mut rest, false);
+                (_, Some(dense), Some(cursor)) => {
+                    batch.t = dense.memory.load(cursor, count, &mut t, false);
+                    self.labelled::<Soft>(&mut batch, &mut rest, true);
                 }
                 _ => unreachable!("targets are either indices or dense"),
             }
+            let (loss, grad) = (batch.loss, batch.grad);
             if self.sums {
-                self.isa.run(SumKernel { sums: &mut sums, values: batch.loss });
+                self.isa.run(SumKernel { sums: &mut sums, values: loss });
             }
-            if let (Some(tensor), Some(cursor)) = (&self.loss, &mut loss_at) {
-                tensor.memory.copy_from(cursor, batch.loss);
-            }
-            if let (Some(tensor), Some(cursor)) = (&self.grad, &mut grad_at) {
-                if is_direct {
-                    cursor.skip(count);
-                } else {
-                    tensor.memory.copy_from(cursor, batch.grad);
-                }
-            }
+            Operand::put(&self.loss, &mut loss_at, loss, loss_is_there);
+            Operand::put(&self.grad, &mut grad_at, grad, grad_is_there);
         }
         sums.total()
     }
 
     /// A batch whose labels are spelled out.
-    fn labelled<L: EasyLabels<S::Real>>(&self, batch: &mut Batch<S::Real>, rest: &mut Rest<S::Real>, all_hard: bool) {
-        let done = self.takes_easy(batch) && {
-            run_loop::<_, Easy<L>>(self.isa, batch);
-            self.finish(batch, rest)
-        };
-        if !done {
-            self.general(batch, all_hard);
+    fn labelled<L: EasyLabels<S::Real>>(&self, batch: &mut Batch<S::Real>, rest: &mut Rest<S::Real>, try_easy: bool) {
+        if !(try_easy && self.easy::<L>(batch, rest)) {
+            self.general(batch);
         }
     }
 
-    /// Not for every gamma and type; nor where a coefficient could make a NaN that is not the one we store.
-    fn takes_easy(&self, batch: &Batch<S::Real>) -> bool {
-        let finite = match batch.coefficients {
-            Coefficient::Uniform(ones, zeros) => ones.is_finite() && zeros.is_finite(),
-            Coefficient::Each(_) => true,
-        };
-        self.gamma.has_easy() && finite
-    }
-
-    fn general(&self, batch: &mut Batch<S::Real>, all_hard: bool) {
-        if all_hard || batch.t.iter().fold(true, |all, &t| all & ((t == S::Real::ZERO) | (t == S::Real::ONE))) {
+    fn general(&self, batch: &mut Batch<S::Real>) {
+        let is_hard = |t: S::Real| (t == S::Real::ZERO) | (t == S::Real::ONE);
+        if self.rows.is_some() || batch.t.iter().fold(true, |all, &t| all & is_hard(t)) {
             run_loop::<_, General<Hard>>(self.isa, batch);
         } else {
             run_loop::<_, General<Soft>>(self.isa, batch);
         }
     }
 
+    /// Computes the batch where all but a few of its elements are easy; says whether it has. Not for
+    /// every type, nor where a coefficient could make a NaN that is not the one we store.
+    fn easy<L: EasyLabels<S::Real>>(&self, batch: &mut Batch<S::Real>, rest: &mut Rest<S::Real>) -> bool {
+        let finite = match batch.coefficients {
+            Coefficient::Uniform(ones, zeros) => ones.is_finite() && zeros.is_finite(),
+            Coefficient::Each(_) => true,
+        };
+        if !S::Real::HAS_EASY || !finite {
+            return false;
+        }
+        run_loop::<_, Easy<L>>(self.isa, batch);
+        self.finish(batch, rest)
+    }
+
     /// Computes the marked elements; gives up where they are not few.
     fn finish(&self, batch: &mut Batch<S::Real>, rest: &mut Rest<S::Real>) -> bool {
-        let Some(count) = collect(batch.marks, rest.places.get(FEW)) else { return false };
+        let Some(count) = collect(batch.marks, rest.places.get(FEW + STRETCH)) else { return false };
         if count == 0 {
             return true;
         }
         let places = &*rest.places.get(count);
         // Whole vectors: what is behind the last place is computed as well and goes nowhere.
-        let count = count.next_multiple_of(LANES);
+        let padded = count.next_multiple_of(LANES);
         let gather = |from: &[S::Real], to: &mut [S::Real]| {
             for (to, &i) in to.iter_mut().zip(places) {
                 *to = from[usize::from(i)];
             }
         };
-        let (x, t) = (rest.x.get(count), rest.t.get(count));
+        let (x, t) = (rest.x.get(padded), rest.t.get(padded));
         gather(batch.x, x);
         if batch.t.is_empty() {
             for (t, &i) in t.iter_mut().zip(places) {
@@ -261,72 +275,58 @@ impl<S: Storage> Plan<S> {
         }
         let coefficients = match batch.coefficients {
             Coefficient::Each(values) => {
-                let mut products = rest.products.each_mut().map(|products| products.get(count));
+                let mut products = rest.products.each_mut().map(|products| products.get(padded));
                 values.iter().zip(&mut products).for_each(|(values, products)| gather(values, products));
                 Coefficient::Each(products.map(|products| &*products))
             }
             uniform => uniform,
         };
-        let loss = rest.loss.get(if batch.loss.is_empty() { 0 } else { count });
-        let grad = rest.grad.get(if batch.grad.is_empty() { 0 } else { count });
+        let loss = rest.loss.get(if batch.loss.is_empty() { 0 } else { padded });
+        let grad = rest.grad.get(if batch.grad.is_empty() { 0 } else { padded });
         let mut few = Batch { x, t, coefficients, gamma: batch.gamma, loss, grad, marks: &mut [] };
-        self.general(&mut few, batch.t.is_empty());
+        self.general(&mut few);
         for (results, to) in [(&few.loss, &mut batch.loss), (&few.grad, &mut batch.grad)] {
-            for (&result, &i) in results.iter().zip(places) {
-                to[usize::from(i)] = result;
+            if !to.is_empty() {
+                for (&result, &i) in results.iter().zip(places) {
+                    to[usize::from(i)] = result;
+                }
             }
         }
         true
     }
 }
 
-/// After a loop for negatives: zero in ignored rows, and marks the positives.
-fn settle_rows<R: Real>(indices: &Indices, rows: &mut Cursor, classes: &mut Cursor, batch: &mut Batch<R>) {
-    let count = batch.x.len();
-    let mut done = 0;
-    while done < count {
-        let (row, class) = (rows.peek(count - done), classes.peek(count - done));
-        let run = row.count.min(class.count);
-        rows.skip(run);
-        classes.skip(run);
-        match indices.label(row.offset) {
-            Label::Class(own) => for_own_position(own, class, run, |i| batch.marks[done + i] = POSITIVE),
-            Label::Ignored => {
-                batch.marks[done..done + run].fill(0);
-                for results in [&mut batch.loss, &mut batch.grad] {
-                    if !results.is_empty() {
-                        results[done..done + run].fill(R::ZERO);
-                    }
-                }
-            }
-            Label::Background | Label::Invalid => {}
-        }
-        done += run;
-    }
-}
-
-/// Where the marks are; `None` if there is no room for all of them.
+/// Where elements are that are yet to be computed; `None` if there is no room for all of them.
 fn collect(marks: &[u8], places: &mut [u16]) -> Option<usize> {
-    let (stretches, rest) = marks.as_chunks::<STRETCH>();
-    debug_assert!(rest.is_empty());
+    let room = places.len() - STRETCH;
     let mut count = 0;
-    for (i, stretch) in stretches.iter().enumerate() {
-        let words = stretch.as_chunks::<8>().0;
-        // Most stretches have none.
-        if words.iter().fold(0, |all, &word| all | u64::from_le_bytes(word)) == 0 {
-            continue;
-        }
-        for (j, &word) in words.iter().enumerate() {
-            let mut word = u64::from_le_bytes(word);
-            while word != 0 {
-                let byte = word.trailing_zeros() / 8;
-                *places.get_mut(count)? = (STRETCH * i + 8 * j + byte as usize) as u16;
-                count += 1;
-                word &= !(0xff << (8 * byte));
+    for (i, stretch) in marks.chunks(STRETCH).enumerate() {
+        let mut padded = [DONE; STRETCH];
+        let stretch: &[u8; STRETCH] = match stretch.try_into() {
+            Ok(whole) => whole,
+            Err(_) => {
+                padded[..stretch.len()].copy_from_slice(stretch);
+                &padded
             }
+        };
+        let mut bits = pending(stretch);
+        while bits != 0 {
+            let bit = bits.trailing_zeros() as usize;
+            places[count] = (STRETCH * i + bit % 8 * 8 + bit / 8) as u16;
+            count += 1;
+            bits &= bits - 1;
+        }
+        if count > room {
+            return None;
         }
     }
     Some(count)
+}
+
+/// One bit for each mark, whether its element is yet to be computed: bit `8j + k` is that of mark `8k + j`.
+fn pending(marks: &[u8; STRETCH]) -> u64 {
+    let words = marks.as_chunks::<8>().0.iter().enumerate();
+    words.fold(0, |bits, (k, &word)| bits | (u64::from_le_bytes(word) & 0x0101_0101_0101_0101) << k)
 }
 
 /// Room for what varies from element to element, and for what becomes of it.
@@ -338,13 +338,13 @@ struct FactorScratch<R> {
 
 impl<R: Real> FactorScratch<R> {
     fn new() -> Self {
-        Self { factors: [const { Scratch::new() }; 3], products: [const { Scratch::new() }; 4] }
+        Self { factors: from_fn(|_| Scratch::new()), products: from_fn(|_| Scratch::new()) }
     }
 }
 
 /// Room for elements that an easy loop is not right for.
 struct Rest<R> {
-    places: Scratch<u16, FEW>,
+    places: Scratch<u16, { FEW + STRETCH }>,
     x: Scratch<R, FEW>,
     t: Scratch<R, FEW>,
     products: [Scratch<R, FEW>; 4],
@@ -354,8 +354,8 @@ struct Rest<R> {
 
 impl<R: Real> Rest<R> {
     fn new() -> Self {
-        let [x, t, loss, grad] = [const { Scratch::new() }; 4];
-        Self { places: Scratch::new(), x, t, products: [const { Scratch::new() }; 4], loss, grad }
+        let [x, t, loss, grad] = from_fn(|_| Scratch::new());
+        Self { places: Scratch::new(), x, t, products: from_fn(|_| Scratch::new()), loss, grad }
     }
 }
 

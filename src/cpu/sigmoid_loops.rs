@@ -1,19 +1,31 @@
 //! The loops that the compiler vectorises: one element after another, no branches, no calls.
 //!
 //! What varies is which elements a loop is right for ([`Easy`], [`General`]) and which labels it may
-//! meet ([`Negative`], [`Hard`], [`Soft`]), whether losses, gradients or both are
-//! wanted, whether gamma is 2, and where coefficients come from. Each combination is compiled for each
+//! meet ([`Negative`], [`Marked`], [`Hard`], [`Soft`]), whether losses, gradients or both are wanted,
+//! whether gamma is 2, and where coefficients come from. Each combination is compiled for each
 //! instruction set. A loop sees slices only.
+//!
+//! # What bounds them
+//!
+//! The easy loop at gamma 2, losses only, as compiled for AVX-512 (64 elements a turn, read off its
+//! assembly): 208 instructions, of which 88 are multiplications or fused multiply-adds and 4 are
+//! divisions, which have a unit of their own; 16 additions, 4 loads of logits and 4 stores of losses.
+//! A core of Zen 4 starts one 512-bit multiplication in a clock, so a turn cannot take fewer than 88
+//! clocks, 24 ns at 3.65 GHz; memory brings 64 logits in 7 ns. The multipliers are the bound: about
+//! four fifths of their rate is reached, and asking for memory ahead of time wins nothing. Four chains
+//! side by side ([`Four`]) keep the multipliers busy; with one the same loop takes a sixth longer under AVX2.
+//! The general loop has about three times as many instructions and two divisions.
 
 use std::array::from_fn;
 use std::marker::PhantomData;
 
+use crate::math::easy::is_easy;
 use crate::math::real::{Four, Real, WAYS};
 use crate::math::sigmoid::{Coefficients, Gamma, Point, hard, soft};
 
 use super::chunks::LANES;
 use super::isa::{Isa, Kernel};
-use super::targets::IGNORED;
+use super::targets;
 
 /// What the losses and gradients of a batch are multiplied by.
 #[derive(Clone, Copy)]
@@ -27,55 +39,82 @@ pub enum Coefficient<'a, R> {
 /// Some elements. `loss` and `grad` are as long as `x`, or empty where not wanted.
 pub struct Batch<'a, R> {
     pub x: &'a [R],
-    /// Labels; not looked at where all are negative.
+    /// Labels; not looked at where all are negative but for marks.
     pub t: &'a [R],
     pub coefficients: Coefficient<'a, R>,
     pub gamma: &'a Gamma<R>,
     pub loss: &'a mut [R],
     pub grad: &'a mut [R],
-    /// At least as long as `x`, or empty for a loop that is right for all. Set to [`NEGATIVE`] where an easy loop's result is not the element's, to 0 elsewhere.
+    /// As long as `x`, or empty for a loop that is right for all. One of the marks below for each
+    /// element: [`Marked`] is given them, every easy loop leaves [`NEGATIVE`] where its
+    /// result is not the element's.
     pub marks: &'a mut [u8],
 }
 
-/// The mark of an element that is yet to be computed: a negative or whatever its label says; a positive.
+/// Marks of an element: its result is there (or, before a loop, it is a negative); it is
+/// yet to be computed, as its label says; the same, and it is a positive; it is zero whatever its logit.
+/// The lowest bit says what is yet to be computed.
+pub const DONE: u8 = 0;
 pub const NEGATIVE: u8 = 1;
-pub const POSITIVE: u8 = 2;
+pub const POSITIVE: u8 = 3;
+pub const IGNORED: u8 = 2;
 
 /// The labels that an easy loop may meet.
 pub trait EasyLabels<R: Real> {
-    const ANY: bool = true;
+    /// Whether labels, and whether marks are read.
+    const LABELLED: bool = true;
+    const MARKED: bool = false;
 
-    /// The result of an element whose oriented logit is easy or not, and whether that is its result.
-    fn settle(t: R, is_easy: bool, point: Point<R>) -> (Point<R>, bool);
+    /// The mark of an element for its label, whether its oriented logit is easy, and the mark it had.
+    /// [`DONE`] says that the easy result is its result, [`IGNORED`] that it is zero.
+    fn mark(t: R, is_easy: bool, mark: u8) -> u8;
 }
 
 /// Every label is 0.
 pub struct Negative;
-/// Labels of 0, 1 and [`IGNORED`].
+/// Every label is 0, but for those with a mark.
+pub struct Marked;
+/// Labels of 0, 1 and [`targets::IGNORED`](super::targets::IGNORED).
 pub struct Hard;
 /// Any label. Those of 0 and 1 get the bits that the other loops give them.
 pub struct Soft;
 
 impl<R: Real> EasyLabels<R> for Negative {
-    const ANY: bool = false;
+    const LABELLED: bool = false;
 
     #[inline(always)]
-    fn settle(_: R, is_easy: bool, point: Point<R>) -> (Point<R>, bool) {
-        (point, is_easy)
+    fn mark(_: R, is_easy: bool, _: u8) -> u8 {
+        if is_easy { DONE } else { NEGATIVE }
+    }
+}
+
+impl<R: Real> EasyLabels<R> for Marked {
+    const LABELLED: bool = false;
+    const MARKED: bool = true;
+
+    #[inline(always)]
+    fn mark(_: R, is_easy: bool, mark: u8) -> u8 {
+        if is_easy | (mark != DONE) { mark } else { NEGATIVE }
     }
 }
 
 impl<R: Real> EasyLabels<R> for Hard {
     #[inline(always)]
-    fn settle(t: R, is_easy: bool, point: Point<R>) -> (Point<R>, bool) {
-        (zero_if_ignored(t, point), is_easy | is_ignored(t))
+    fn mark(t: R, is_easy: bool, _: u8) -> u8 {
+        if is_ignored(t) {
+            IGNORED
+        } else if is_easy {
+            DONE
+        } else {
+            NEGATIVE
+        }
     }
 }
 
 impl<R: Real> EasyLabels<R> for Soft {
     #[inline(always)]
-    fn settle(t: R, is_easy: bool, point: Point<R>) -> (Point<R>, bool) {
-        (point, is_easy & ((t == R::ONE) | (t == R::ZERO)))
+    fn mark(t: R, is_easy: bool, _: u8) -> u8 {
+        if is_easy & ((t == R::ONE) | (t == R::ZERO)) { DONE } else { NEGATIVE }
     }
 }
 
@@ -124,7 +163,7 @@ fn own<R: Real>(positive: bool, ones: Coefficients<R>, zeros: Coefficients<R>) -
 
 #[inline(always)]
 fn is_ignored<R: Real>(t: R) -> bool {
-    t == R::from_f64(IGNORED.into())
+    t == R::from_f64(targets::IGNORED.into())
 }
 
 #[inline(always)]
@@ -157,62 +196,61 @@ impl<R: Real, L: EasyLabels<R>> Loop<R> for Easy<L> {
         batch: &mut Batch<R>,
         coefficients: impl Fn(usize) -> (Coefficients<R>, Coefficients<R>),
     ) {
-        let easy = *batch.gamma.easy();
-        let canonical = |value: R| if CANONICAL { value.canonical() } else { value };
-        // Slices of one length each, or of none: the compiler has to see that no index is out of bounds.
-        let part = |at: usize, count: usize| {
-            let x = &batch.x[at..][..count];
-            let t = if L::ANY { &batch.t[at..][..count] } else { &[] };
-            (x, t)
-        };
+        let gamma = *batch.gamma;
         let count = batch.x.len();
+        let canonical = |value: R| if CANONICAL { value.canonical() } else { value };
         let orient = |x: R, t: R, (ones, zeros): (Coefficients<R>, Coefficients<R>)| {
             let positive = t == R::ONE;
             (R::select(positive, -x, x), own(positive, ones, zeros))
         };
-        let settle = |t: R, z: R, point: Point<R>| {
-            let point = Point { loss: point.loss, grad: R::select(t == R::ONE, -point.grad, point.grad) };
-            let (point, right) = L::settle(t, z < easy.below, point);
-            let point = Point { loss: canonical(point.loss), grad: canonical(point.grad) };
-            (point, if right { 0 } else { NEGATIVE })
+        // The results as they are stored, zero where they are not the element's; and its mark.
+        let settle = |t: R, z: R, mark: u8, point: Point<R>| {
+            let mark = L::mark(t, is_easy(z), mark);
+            let done = |value: R| R::select(mark == DONE, canonical(value), R::ZERO);
+            (done(point.loss), done(R::select(t == R::ONE, -point.grad, point.grad)), mark)
         };
         let grouped = count - count % GROUP;
         for start in (0..grouped).step_by(GROUP) {
-            let (x, t) = part(start, GROUP);
+            // Slices of one length each, or of none: the compiler has to see that no index is out of bounds.
+            let x = &batch.x[start..][..GROUP];
+            let t = if L::LABELLED { &batch.t[start..][..GROUP] } else { &[] };
             let loss = if LOSS { &mut batch.loss[start..][..GROUP] } else { &mut [] };
             let grad = if GRAD { &mut batch.grad[start..][..GROUP] } else { &mut [] };
             let marks = &mut batch.marks[start..][..GROUP];
             for lane in 0..LANES {
-                let label = |j: usize| if L::ANY { t[lane + j * LANES] } else { R::ZERO };
+                let label = |j: usize| if L::LABELLED { t[lane + j * LANES] } else { R::ZERO };
                 let at = |j: usize| start + lane + j * LANES;
                 let four: [_; WAYS] = from_fn(|j| orient(x[lane + j * LANES], label(j), coefficients(at(j))));
                 let z = Four(four.map(|(z, _)| z));
                 let c = Coefficients { loss: Four(four.map(|(_, c)| c.loss)), grad: Four(four.map(|(_, c)| c.grad)) };
-                let point = easy.point::<_, SQUARE>(z, c);
+                let point = gamma.easy::<_, SQUARE>(z, c);
                 for j in 0..WAYS {
+                    let i = lane + j * LANES;
                     let point = Point { loss: point.loss.0[j], grad: point.grad.0[j] };
-                    let (point, mark) = settle(label(j), z.0[j], point);
+                    let (own_loss, own_grad, mark) =
+                        settle(label(j), z.0[j], if L::MARKED { marks[i] } else { DONE }, point);
+                    marks[i] = mark;
                     if LOSS {
-                        loss[lane + j * LANES] = point.loss;
+                        loss[i] = own_loss;
                     }
                     if GRAD {
-                        grad[lane + j * LANES] = point.grad;
+                        grad[i] = own_grad;
                     }
-                    marks[lane + j * LANES] = mark;
                 }
             }
         }
         for i in grouped..count {
-            let t = if L::ANY { batch.t[i] } else { R::ZERO };
+            let t = if L::LABELLED { batch.t[i] } else { R::ZERO };
             let (z, c) = orient(batch.x[i], t, coefficients(i));
-            let (point, mark) = settle(t, z, easy.point::<_, SQUARE>(z, c));
+            let (own_loss, own_grad, mark) =
+                settle(t, z, if L::MARKED { batch.marks[i] } else { DONE }, gamma.easy::<_, SQUARE>(z, c));
+            batch.marks[i] = mark;
             if LOSS {
-                batch.loss[i] = point.loss;
+                batch.loss[i] = own_loss;
             }
             if GRAD {
-                batch.grad[i] = point.grad;
+                batch.grad[i] = own_grad;
             }
-            batch.marks[i] = mark;
         }
     }
 }
@@ -273,7 +311,9 @@ impl<R: Real, L: Loop<R>, const LOSS: bool, const GRAD: bool, const SQUARE: bool
                 let (ones, zeros) = (both(ones), both(zeros));
                 L::run::<LOSS, GRAD, SQUARE, false>(batch, |_| (ones, zeros));
             }
-            Coefficient::Uniform(ones, zeros) => L::run::<LOSS, GRAD, SQUARE, false>(batch, |_| (ones, zeros)),
+            Coefficient::Uniform(ones, zeros) => {
+                L::run::<LOSS, GRAD, SQUARE, false>(batch, |_| (ones, zeros));
+            }
             Coefficient::Each(values) => {
                 let count = batch.x.len();
                 let [positive_loss, negative_loss, positive_grad, negative_grad] =

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 
 use crate::math::real::Real;
 
+use super::scratch::Scratch;
 use super::walk::{Cursor, Run};
 
 /// An element type of logits. Loading never rounds; storing rounds once.
@@ -130,16 +131,23 @@ impl<S: Copy> Memory<S> {
 }
 
 impl<S: Storage> Memory<S> {
-    /// The next elements: memory itself where it can serve as it is, else copied into `scratch`.
-    pub fn load<'a>(&'a self, cursor: &mut Cursor, scratch: &'a mut [S::Real], in_place: bool) -> &'a [S::Real] {
-        let run = cursor.peek(scratch.len());
-        let whole = run.count == scratch.len() && !in_place;
+    /// The next `count` elements: memory itself where it can serve as it is, else copied into `scratch`.
+    pub fn load<'a, const N: usize>(
+        &'a self,
+        cursor: &mut Cursor,
+        count: usize,
+        scratch: &'a mut Scratch<S::Real, N>,
+        in_place: bool,
+    ) -> &'a [S::Real] {
+        let run = cursor.peek(count);
+        let whole = run.count == count && !in_place;
         if let Some(reals) = self.slice(run).filter(|_| whole).and_then(S::as_reals) {
             cursor.skip(run.count);
             return reals;
         }
-        self.copy_to(cursor, scratch);
-        scratch
+        let copy = scratch.get(count);
+        self.copy_to(cursor, copy);
+        copy
     }
 
     /// Memory for `count` results, where it can take them as they are.

@@ -1,12 +1,13 @@
-//! Class indices: read, checked, and spelled out as one label for each logit.
+//! Class indices: read, checked, and spelled out as one mark for each logit.
 
 use crate::error::{Error, ErrorKind};
 use crate::math::real::Real;
 use crate::problem::Problem;
 use crate::tensor::DType;
 
+use super::sigmoid_loops::{DONE, IGNORED as IGNORED_MARK, POSITIVE};
 use super::storage::Memory;
-use super::walk::{Cursor, Run};
+use super::walk::{Run, Walk};
 
 /// The label of an ignored element; hard labels are 0 and 1.
 pub const IGNORED: i32 = -1;
@@ -90,47 +91,147 @@ impl Indices {
         Error::new(ErrorKind::InvalidArgument, message)
     }
 
-    /// One label for each of the next `labels.len()` logits: 1 where the class is the row's own, 0
-    /// elsewhere, [`IGNORED`] throughout an ignored row. `targets` walks the class indices and
-    /// `classes` the position along the class axis, both over the logits' shape.
-    pub fn spell_out<R: Real>(&self, targets: &mut Cursor, classes: &mut Cursor, labels: &mut [R]) {
-        let ignored = R::from_f64(IGNORED.into());
-        let mut done = 0;
-        while done < labels.len() {
-            let left = labels.len() - done;
-            let (row, class) = (targets.peek(left), classes.peek(left));
-            let count = row.count.min(class.count);
-            targets.skip(count);
-            classes.skip(count);
-            let part = &mut labels[done..done + count];
-            done += count;
-            if row.stride == 0 {
-                let label = self.label(row.offset);
-                part.fill(if label == Label::Ignored { ignored } else { R::ZERO });
-                if let Label::Class(own) = label {
-                    for_own_position(own, class, count, |i| part[i] = R::ONE);
-                }
-            } else {
-                for (i, t) in part.iter_mut().enumerate() {
-                    let at = (class.offset + i as isize * class.stride) as usize;
-                    *t = match self.label(row.offset + i as isize * row.stride) {
-                        Label::Ignored => ignored,
-                        Label::Class(own) if own == at => R::ONE,
-                        _ => R::ZERO,
-                    };
-                }
+    /// Whether a dense run of indices says background throughout, as most of a detector's do.
+    fn is_background(&self, run: Run) -> bool {
+        fn all<T: Copy + Into<i64>>(values: Option<&[T]>, background: i64) -> bool {
+            values.is_some_and(|values| values.iter().fold(true, |all, &value| all & (value.into() == background)))
+        }
+        match (self.background.filter(|_| self.background != self.ignored), &self.memory) {
+            (None, _) => false,
+            (Some(background), IndexMemory::I32(memory)) => all(memory.slice(run), background),
+            (Some(background), IndexMemory::I64(memory)) => all(memory.slice(run), background),
+        }
+    }
+
+    /// The marks of one class in a run of rows.
+    fn mark_class(&self, class: usize, run: Run, marks: &mut [u8]) {
+        // Neither can be a value outside of i64, so a match that is not asked for is one twice.
+        let own = class as i64;
+        let own = Some(own).filter(|_| self.background != Some(own));
+        let (ignores, ignored) = (self.ignored.is_some(), self.ignored.unwrap_or(0));
+        let (has_own, own) = (own.is_some(), own.unwrap_or(0));
+        let mark = |value: i64| match () {
+            () if ignores & (value == ignored) => IGNORED_MARK,
+            () if has_own & (value == own) => POSITIVE,
+            () => DONE,
+        };
+        let values = match &self.memory {
+            IndexMemory::I32(memory) => memory.slice(run).map(|values| {
+                marks.iter_mut().zip(values).for_each(|(to, &value)| *to = mark(value.into()));
+            }),
+            IndexMemory::I64(memory) => memory.slice(run).map(|values| {
+                marks.iter_mut().zip(values).for_each(|(to, &value)| *to = mark(value));
+            }),
+        };
+        if values.is_none() {
+            for (i, to) in marks.iter_mut().enumerate() {
+                *to = mark(self.value(run.offset + i as isize * run.stride));
             }
         }
     }
 }
 
-/// Where in a run of class positions (stride 1, or 0 for a single class) a row's own class lies.
-#[inline]
-pub fn for_own_position(own: usize, class: Run, count: usize, mut set: impl FnMut(usize)) {
-    let first = class.offset as usize;
-    match class.stride {
-        0 if own == first => (0..count).for_each(&mut set),
-        1 if own >= first && own - first < count => set(own - first),
-        _ => {}
+/// Class indices over the logits' index space.
+pub struct Rows {
+    indices: Indices,
+    walk: RowWalk,
+}
+
+// There is one for a call; a box would be an allocation.
+#[allow(clippy::large_enum_variant)]
+enum RowWalk {
+    /// Each row's logits follow each other: a walk over the rows, and how many classes they have.
+    Innermost(Walk, usize),
+    /// Walks over the logits: of the indices, and of the position along the class axis.
+    Other(Walk, Walk),
+}
+
+impl Rows {
+    /// `None` for dense targets.
+    pub fn new(problem: &Problem) -> Option<Self> {
+        let indices = Indices::new(problem)?;
+        let (shape, targets) = (&problem.inputs.logits.shape, &problem.inputs.targets);
+        let walk = if problem.axis + 1 == shape.len() && problem.classes > 1 {
+            RowWalk::Innermost(Walk::new(&problem.row_shape, &targets.strides), problem.classes)
+        } else {
+            let rows = Walk::new(shape, &problem.over_classes(targets));
+            RowWalk::Other(rows, Walk::new(shape, &problem.along_classes(1)))
+        };
+        Some(Self { indices, walk })
+    }
+
+    /// Marks positives and what is ignored among the logits from `first` on; gives the number of
+    /// positives. `None`: all are negatives, and `marks` is as it was.
+    pub fn mark(&self, first: usize, marks: &mut [u8]) -> Option<usize> {
+        match &self.walk {
+            RowWalk::Innermost(rows, classes) => self.mark_rows(rows, *classes, first, marks),
+            RowWalk::Other(rows, classes) => Some(self.mark_elements(rows, classes, first, marks)),
+        }
+    }
+
+    fn mark_rows(&self, rows: &Walk, classes: usize, first: usize, marks: &mut [u8]) -> Option<usize> {
+        let (first_row, position) = (first / classes, first % classes);
+        let mut left = (position + marks.len()).div_ceil(classes);
+        let mut cursor = rows.at(first_row);
+        let mut positives = None;
+        // Where the row starts; the first one may have started before the marks.
+        let mut start = -(position as isize);
+        while left > 0 {
+            let run = cursor.next_run(left);
+            left -= run.count;
+            if self.indices.is_background(run) {
+                start += (run.count * classes) as isize;
+                continue;
+            }
+            let positives = positives.get_or_insert_with(|| {
+                marks.fill(DONE);
+                0
+            });
+            for i in 0..run.count {
+                match self.indices.label(run.offset + i as isize * run.stride) {
+                    Label::Class(own) => {
+                        if let Some(mark) = marks.get_mut((start + own as isize) as usize) {
+                            *mark = POSITIVE;
+                            *positives += 1;
+                        }
+                    }
+                    Label::Ignored => {
+                        let end = marks.len().min((start + classes as isize) as usize);
+                        marks[start.max(0) as usize..end].fill(IGNORED_MARK);
+                    }
+                    Label::Background | Label::Invalid => {}
+                }
+                start += classes as isize;
+            }
+        }
+        positives
+    }
+
+    fn mark_elements(&self, rows: &Walk, classes: &Walk, first: usize, marks: &mut [u8]) -> usize {
+        let (mut rows, mut classes) = (rows.at(first), classes.at(first));
+        let mut done = 0;
+        while done < marks.len() {
+            let left = marks.len() - done;
+            let class = classes.peek(left);
+            // A class for itself, unless all of the run have one.
+            let run = rows.peek(if class.stride == 0 { class.count } else { 1 });
+            rows.skip(run.count);
+            classes.skip(run.count);
+            self.indices.mark_class(class.offset as usize, run, &mut marks[done..done + run.count]);
+            done += run.count;
+        }
+        marks.iter().filter(|&&mark| mark == POSITIVE).count()
+    }
+}
+
+/// The labels that marks stand for: 1, 0 and [`IGNORED`].
+pub fn labels_of_marks<R: Real>(marks: &[u8], labels: &mut [R]) {
+    let ignored = R::from_f64(IGNORED.into());
+    for (label, &mark) in labels.iter_mut().zip(marks) {
+        *label = match mark {
+            POSITIVE => R::ONE,
+            IGNORED_MARK => ignored,
+            _ => R::ZERO,
+        };
     }
 }

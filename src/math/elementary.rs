@@ -30,8 +30,9 @@ pub fn scale_pair<A: Arithmetic>(factor: (A, A), (high, low): (A, A)) -> (A, A) 
     (product, factor.0.mul_add(low, factor.1.mul_add(high, error)))
 }
 
+/// Horner's rule, lowest power first.
 #[inline(always)]
-fn polynomial<A: Arithmetic>(coefficients: &[A::Scalar], x: A) -> A {
+pub fn polynomial<A: Arithmetic>(coefficients: &[A::Scalar], x: A) -> A {
     let (last, rest) = coefficients.split_last().expect("a polynomial has coefficients");
     let mut value = A::of(*last);
     for &coefficient in rest.iter().rev() {
@@ -86,22 +87,19 @@ fn round<A: Arithmetic>(x: A) -> (A, A) {
     (shifted - A::of(A::Scalar::ROUNDER), shifted)
 }
 
-/// `exp(z)` for `z <= 0`, and how far its last rounding was off, relative to it and to within a
-/// third. It never underflows: below `EXP_NEAR_LOWEST` it stays where it is there. NaN and
-/// positive numbers give something meaningless.
+/// `1 + exp(-z)` for `z <= 0` as a pair. It never overflows: below `EXP_NEAR_LOWEST` it stays where
+/// it is there. NaN and positive numbers give something meaningless.
 #[inline(always)]
-pub fn exp_near<A: Arithmetic>(z: A) -> (A, A) {
+pub fn one_plus_exp<A: Arithmetic>(z: A) -> (A, A) {
     let z = z.at_least_if_negative(A::Scalar::EXP_NEAR_LOWEST);
-    let (k, shifted) = round(z);
-    let coarse = k.mul_add(A::of(-A::Scalar::LN_2.0), z);
+    let (k, shifted) = round(-z);
+    let coarse = k.mul_add(A::of(-A::Scalar::LN_2.0), -z);
     let r = k.mul_add(A::of(-A::Scalar::LN_2.1), coarse);
-    let square = r * r;
-    // The same polynomial as above, in two parts that do not wait for each other.
-    let p = A::Scalar::EXP_NEAR.map(A::of);
-    let high = square.mul_add(p[4], p[3].mul_add(r, p[2]));
-    let tail = square.mul_add(high, p[1].mul_add(r, p[0]));
-    let (value, error) = fast_two_sum(A::of(A::Scalar::ONE), square.mul_add(tail, r));
-    (value.times_exp2(shifted), error)
+    // exp(r) - 1, and 2^k.
+    let f = (r * r).mul_add(polynomial(A::Scalar::EXP_NEAR, r), r);
+    let (scale, one) = (A::exp2_of(shifted), A::of(A::Scalar::ONE));
+    let sum = scale.mul_add(f, scale + one);
+    (sum, scale.mul_add(f, (scale - sum) + one))
 }
 
 /// `log(1 + f + f_low) = base + (result)`, for `-1/4 <= f <= 1/2` and `base` one of `0, n ln 2`.

@@ -6,7 +6,9 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 use super::coefficients;
 
 /// One number or several at once.
-pub trait Arithmetic: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Neg<Output = Self> {
+pub trait Arithmetic:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + Neg<Output = Self>
+{
     type Scalar: Real;
 
     /// The same number everywhere.
@@ -16,8 +18,8 @@ pub trait Arithmetic: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Outpu
     fn select_below(self, bound: Self::Scalar, a: Self, b: Self) -> Self;
     /// The larger of two negative numbers; any positive number stays as it is.
     fn at_least_if_negative(self, lowest: Self::Scalar) -> Self;
-    /// `self * 2^k` where `shifted` is `k + ROUNDER` and the result is a normal number.
-    fn times_exp2(self, shifted: Self) -> Self;
+    /// `2^k` where `shifted` is `k + ROUNDER` and the result is a normal number.
+    fn exp2_of(shifted: Self) -> Self;
     /// `(2^h, 2^(k-h))` with `h = k/2` rounded down, for an integral `k` with `2^k` down to `exp(EXP_LOWEST)`.
     fn exp2_parts(k: Self) -> (Self, Self);
 }
@@ -52,6 +54,14 @@ impl<R: Real> Mul for Four<R> {
     }
 }
 
+impl<R: Real> Div for Four<R> {
+    type Output = Self;
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        Self(from_fn(|i| self.0[i] / other.0[i]))
+    }
+}
+
 impl<R: Real> Neg for Four<R> {
     type Output = Self;
     #[inline(always)]
@@ -80,8 +90,8 @@ impl<R: Real> Arithmetic for Four<R> {
         Self(from_fn(|i| self.0[i].at_least_if_negative(lowest)))
     }
     #[inline(always)]
-    fn times_exp2(self, shifted: Self) -> Self {
-        Self(from_fn(|i| self.0[i].times_exp2(shifted.0[i])))
+    fn exp2_of(shifted: Self) -> Self {
+        Self(shifted.0.map(R::exp2_of))
     }
     #[inline(always)]
     fn exp2_parts(k: Self) -> (Self, Self) {
@@ -91,9 +101,7 @@ impl<R: Real> Arithmetic for Four<R> {
 }
 
 /// A binary floating-point type that the formulas compute in.
-pub trait Real:
-    Arithmetic<Scalar = Self> + Default + PartialOrd + Div<Output = Self> + Send + Sync + std::fmt::Debug + 'static
-{
+pub trait Real: Arithmetic<Scalar = Self> + Default + PartialOrd + Send + Sync + std::fmt::Debug + 'static {
     const ZERO: Self;
     const HALF: Self;
     const ONE: Self;
@@ -112,11 +120,12 @@ pub trait Real:
     /// `log2(LIFT)`.
     const LIFT_LOG2: Self;
     const EXP: &'static [Self];
-    /// The shorter polynomial of `exp_near`, and the lowest argument it takes.
-    const EXP_NEAR: [Self; 5];
+    /// The shorter polynomial of `one_plus_exp`, and the lowest argument it takes.
+    const EXP_NEAR: &'static [Self];
     const EXP_NEAR_LOWEST: Self;
-    /// Whether easy examples have a way of their own.
-    const HAS_EASY: bool;
+    /// `-log(1 - m)` of an easy example. Empty where easy examples have no way of their own.
+    const LOG_RATIO: &'static [Self];
+    const HAS_EASY: bool = !Self::LOG_RATIO.is_empty();
     const LOG: &'static [Self];
 
     fn abs(self) -> Self;
@@ -146,6 +155,9 @@ pub trait Real:
     }
 }
 
+/// Easy examples take the general way.
+const NOT_EASY: (&[f64], &[f64]) = (&[], &[]);
+
 #[allow(clippy::excessive_precision)]
 const LN_2_F32: (f32, f32) = (0.693_359_375, -2.121_944_4e-4);
 const LN_2_F64: (f64, f64) = (0.693_147_180_559_208_2, 7.371_002_565_167_799e-13);
@@ -153,7 +165,7 @@ const LN_2_F64: (f64, f64) = (0.693_147_180_559_208_2, 7.371_002_565_167_799e-13
 macro_rules! real {
     ($type:ident, $bits:ident, $signed:ident, mantissa: $mantissa:literal, bias: $bias:literal,
      ln2: $ln2:expr, exp_lowest: $lowest:expr, lift_log2: $lift:literal,
-     exp: $exp:ident, log: $log:ident, exp_near: $near:expr, easy: $easy:literal) => {
+     exp: $exp:ident, log: $log:ident, easy: $easy:expr) => {
         impl Arithmetic for $type {
             type Scalar = Self;
 
@@ -175,8 +187,8 @@ macro_rules! real {
                 $type::from_bits(self.to_bits().min(lowest.to_bits()))
             }
             #[inline(always)]
-            fn times_exp2(self, shifted: Self) -> Self {
-                $type::from_bits(self.to_bits().wrapping_add(shifted.to_bits() << $mantissa))
+            fn exp2_of(shifted: Self) -> Self {
+                $type::from_bits((shifted.to_bits() << $mantissa).wrapping_add((1.0 as $type).to_bits()))
             }
             #[inline(always)]
             fn exp2_parts(k: Self) -> (Self, Self) {
@@ -202,9 +214,9 @@ macro_rules! real {
             const LIFT_LOG2: Self = $lift as $type;
             const EXP: &'static [Self] = &coefficients::$exp;
             const LOG: &'static [Self] = &coefficients::$log;
-            const EXP_NEAR: [Self; 5] = $near;
+            const EXP_NEAR: &'static [Self] = $easy.0;
             const EXP_NEAR_LOWEST: Self = $lowest / 2.0 - 1.0;
-            const HAS_EASY: bool = $easy;
+            const LOG_RATIO: &'static [Self] = $easy.1;
 
             #[inline(always)]
             fn abs(self) -> Self {
@@ -237,10 +249,11 @@ macro_rules! real {
 }
 
 real!(f32, u32, i32, mantissa: 23, bias: 127, ln2: LN_2_F32,
-      exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32, exp_near: coefficients::EXP_NEAR_F32, easy: true);
+      exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32,
+      easy: (&coefficients::EXP_NEAR_F32, &coefficients::LOG_RATIO_F32));
 real!(f64, u64, i64, mantissa: 52, bias: 1023,
       ln2: LN_2_F64,
-      exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, exp_near: [0.0; 5], easy: false);
+      exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, easy: NOT_EASY);
 
 #[cfg(test)]
 mod tests {

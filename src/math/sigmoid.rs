@@ -21,9 +21,9 @@
 //! `dL/dx = ±c * m^gamma * [(v - e*s) + gamma*(2v-1)*(e*s/w)*CE]` with `s = 1/(1+e)`, `w = v + e*(1-v)`
 //! and the sign of `x`.
 
-use super::easy::Easy;
+use super::easy;
 use super::elementary::{Exp, exp, log, log1p_unit, scale_pair, two_sum};
-use super::real::Real;
+use super::real::{Arithmetic, Real};
 
 /// Beyond this distance `log1p(e) = e` to within a thousandth of an ULP in either type.
 const FAR: f64 = 40.0;
@@ -37,7 +37,6 @@ pub struct Gamma<R> {
     power_plus_one: (R, R),
     /// What a negative base contributes besides its magnitude's power: 1, -1 or NaN.
     negative_base: R,
-    easy: Easy<R>,
 }
 
 impl<R: Real> Gamma<R> {
@@ -54,23 +53,11 @@ impl<R: Real> Gamma<R> {
             1.0 => -1.0,
             _ => f64::NAN,
         };
-        let power_plus_one = pair(two_sum(gamma, 1.0));
         Self {
             power: pair((gamma, 0.0)),
-            power_plus_one,
+            power_plus_one: pair(two_sum(gamma, 1.0)),
             negative_base: R::from_f64(negative_base),
-            easy: Easy::new(gamma, power_plus_one),
         }
-    }
-
-    #[inline(always)]
-    pub fn easy(&self) -> &Easy<R> {
-        &self.easy
-    }
-
-    /// Whether there are easy examples for this gamma.
-    pub fn has_easy(&self) -> bool {
-        self.easy.below >= -R::MAX
     }
 
     /// Whether powers are squares: what `SQUARE` means wherever it is a parameter.
@@ -87,6 +74,12 @@ impl<R: Real> Gamma<R> {
     #[inline(always)]
     pub fn value(&self) -> R {
         self.power.0
+    }
+
+    /// Loss and `dL/dz` where `z` is easy.
+    #[inline(always)]
+    pub fn easy<A: Arithmetic<Scalar = R>, const SQUARE: bool>(&self, z: A, c: Coefficients<A>) -> Point<A> {
+        easy::point::<A, SQUARE>(z, c, self.power.0, self.power_plus_one)
     }
 }
 
@@ -175,8 +168,8 @@ fn hard_from<R: Real, const SQUARE: bool>(
     let grad = power.times(c.grad, R::select(far, R::ONE + gamma.power.0, slope));
     let mut point = Point { loss, grad };
     if R::HAS_EASY {
-        let easy = gamma.easy.point::<R, SQUARE>(z, c);
-        let is_easy = z < gamma.easy.below;
+        let easy = gamma.easy::<R, SQUARE>(z, c);
+        let is_easy = easy::is_easy(z);
         point.loss = R::select(is_easy, easy.loss, point.loss);
         point.grad = R::select(is_easy, easy.grad, point.grad);
     }
