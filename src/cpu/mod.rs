@@ -11,6 +11,7 @@ pub mod census;
 pub mod chunks;
 pub mod executor;
 pub mod isa;
+pub mod narrow;
 pub mod scratch;
 pub mod sigmoid;
 pub mod sigmoid_loops;

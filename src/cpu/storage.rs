@@ -1,10 +1,11 @@
 //! The element types in memory, and how runs of them move to and from the type arithmetic is done in.
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::math::real::Real;
 
+use super::isa::{Isa, Kernel};
+use super::narrow::Narrow;
 use super::scratch::Scratch;
 use super::walk::{Cursor, Run};
 
@@ -62,20 +63,38 @@ macro_rules! narrow {
             }
             #[inline]
             fn load(self) -> f32 {
-                self.to_f32()
+                self.widen()
             }
             #[inline]
             fn store(value: f32) -> Self {
-                Self::from_f32(value)
+                Self::narrow(value)
             }
             fn load_dense(from: &[Self], to: &mut [f32]) {
-                from.convert_to_f32_slice(to);
+                Isa::chosen().run(Widen(from, to));
             }
             fn store_dense(from: &[f32], to: &mut [Self]) {
-                to.convert_from_f32_slice(from);
+                Isa::chosen().run(Narrowing(from, to));
             }
         }
     };
+}
+
+struct Widen<'a, N>(&'a [N], &'a mut [f32]);
+
+impl<N: Narrow> Kernel for Widen<'_, N> {
+    #[inline(always)]
+    fn run(self) {
+        self.1.iter_mut().zip(self.0).for_each(|(to, from)| *to = from.widen());
+    }
+}
+
+struct Narrowing<'a, N>(&'a [f32], &'a mut [N]);
+
+impl<N: Narrow> Kernel for Narrowing<'_, N> {
+    #[inline(always)]
+    fn run(self) {
+        self.1.iter_mut().zip(self.0).for_each(|(to, from)| *to = N::narrow(*from));
+    }
 }
 
 wide!(f32);

@@ -5,6 +5,7 @@ use crate::math::real::Real;
 use crate::problem::Problem;
 use crate::tensor::DType;
 
+use super::isa::{Isa, Kernel};
 use super::sigmoid_loops::{DONE, IGNORED as IGNORED_MARK, POSITIVE};
 use super::storage::Memory;
 use super::walk::{Run, Walk};
@@ -105,29 +106,53 @@ impl Indices {
 
     /// The marks of one class in a run of rows.
     fn mark_class(&self, class: usize, run: Run, marks: &mut [u8]) {
-        // Neither can be a value outside of i64, so a match that is not asked for is one twice.
         let own = class as i64;
         let own = Some(own).filter(|_| self.background != Some(own));
-        let (ignores, ignored) = (self.ignored.is_some(), self.ignored.unwrap_or(0));
-        let (has_own, own) = (own.is_some(), own.unwrap_or(0));
-        let mark = |value: i64| match () {
-            () if ignores & (value == ignored) => IGNORED_MARK,
-            () if has_own & (value == own) => POSITIVE,
-            () => DONE,
-        };
-        let values = match &self.memory {
-            IndexMemory::I32(memory) => memory.slice(run).map(|values| {
-                marks.iter_mut().zip(values).for_each(|(to, &value)| *to = mark(value.into()));
-            }),
-            IndexMemory::I64(memory) => memory.slice(run).map(|values| {
-                marks.iter_mut().zip(values).for_each(|(to, &value)| *to = mark(value));
-            }),
-        };
-        if values.is_none() {
-            for (i, to) in marks.iter_mut().enumerate() {
-                *to = mark(self.value(run.offset + i as isize * run.stride));
+        let isa = Isa::chosen();
+        // An i32 is no index that does not fit it.
+        let narrow = |index: i64| i32::try_from(index).ok();
+        match &self.memory {
+            IndexMemory::I32(memory) if run.stride == 1 => {
+                let values = memory.slice(run).expect("the run is dense");
+                isa.run(MarkClass { values, own: own.and_then(narrow), ignored: self.ignored.and_then(narrow), marks });
+            }
+            IndexMemory::I64(memory) if run.stride == 1 => {
+                let values = memory.slice(run).expect("the run is dense");
+                isa.run(MarkClass { values, own, ignored: self.ignored, marks });
+            }
+            _ => {
+                for (i, to) in marks.iter_mut().enumerate() {
+                    *to = mark(self.value(run.offset + i as isize * run.stride), own, self.ignored);
+                }
             }
         }
+    }
+}
+
+/// The mark of a logit of class `own` (`None`: that of the background) whose row has the index `value`.
+#[inline(always)]
+fn mark<T: PartialEq>(value: T, own: Option<T>, ignored: Option<T>) -> u8 {
+    if ignored.is_some_and(|ignored| value == ignored) {
+        IGNORED_MARK
+    } else if own.is_some_and(|own| value == own) {
+        POSITIVE
+    } else {
+        DONE
+    }
+}
+
+struct MarkClass<'a, T> {
+    values: &'a [T],
+    own: Option<T>,
+    ignored: Option<T>,
+    marks: &'a mut [u8],
+}
+
+impl<T: Copy + PartialEq> Kernel for MarkClass<'_, T> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { values, own, ignored, marks } = self;
+        marks.iter_mut().zip(values).for_each(|(to, &value)| *to = mark(value, own, ignored));
     }
 }
 
