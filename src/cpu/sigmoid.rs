@@ -48,9 +48,9 @@ impl<S: Storage> Operand<S> {
         operand.as_ref().map(|operand| operand.walk.at(start))
     }
 
-    /// Room for the next `count` results, none if they are not wanted, and whether it is where they belong.
-    /// Otherwise memory is not dense, or of another type.
-    fn results<'a>(
+    /// Room for the next `count` results as they are computed, none if they are not wanted, and whether it
+    /// is where they belong. Otherwise memory is not dense, or of another type.
+    fn losses<'a>(
         operand: &'a Option<Self>,
         cursor: &Option<Cursor>,
         count: usize,
@@ -63,14 +63,18 @@ impl<S: Storage> Operand<S> {
         }
     }
 
-    /// Moves on behind results, which are brought where they belong.
-    fn put(operand: &Option<Self>, cursor: &mut Option<Cursor>, results: &[S::Real], are_there: bool) {
-        if let (Some(operand), Some(cursor)) = (operand, cursor) {
-            if are_there {
-                cursor.skip(results.len());
-            } else {
-                operand.memory.copy_from(cursor, results);
-            }
+    /// The same for results as they are stored.
+    fn gradients<'a>(
+        operand: &'a Option<Self>,
+        cursor: &Option<Cursor>,
+        count: usize,
+        scratch: &'a mut Scratch<S, BATCH>,
+    ) -> (&'a mut [S], bool) {
+        let (Some(operand), Some(cursor)) = (operand, cursor) else { return (&mut [], true) };
+        let run = cursor.peek(count);
+        match operand.memory.slice_mut(run).filter(|_| run.count == count) {
+            Some(memory) => (memory, true),
+            None => (scratch.get(count), false),
         }
     }
 }
@@ -165,7 +169,8 @@ impl<S: Storage> Plan<S> {
     }
 
     fn run(&self, start: usize, end: usize) -> f64 {
-        let [mut x, mut t, mut loss, mut grad] = from_fn(|_| Scratch::<S::Real, BATCH>::new());
+        let [mut x, mut t, mut grad] = from_fn(|_| Scratch::<S, BATCH>::new());
+        let mut loss = Scratch::<S::Real, BATCH>::new();
         let mut marks = Scratch::<u8, BATCH>::new();
         let (mut factors, mut rest) = (FactorScratch::new(), Rest::new());
         let has_factors = self.class_alpha.is_some() || self.weight.is_some() || self.grad_loss.is_some();
@@ -180,9 +185,9 @@ impl<S: Storage> Plan<S> {
             let x = self.logits.memory.load(&mut logits_at, count, &mut x, self.in_place);
             let (loss, loss_is_there) = match self.sums {
                 true => (loss.get(count), true),
-                false => Operand::results(&self.loss, &loss_at, count, &mut loss),
+                false => Operand::losses(&self.loss, &loss_at, count, &mut loss),
             };
-            let (grad, grad_is_there) = Operand::results(&self.grad, &grad_at, count, &mut grad);
+            let (grad, grad_is_there) = Operand::gradients(&self.grad, &grad_at, count, &mut grad);
             let coefficients =
                 if has_factors { self.each(&mut factors, &mut factors_at, count) } else { self.uniform() };
             let mut batch = Batch { x, t: &[], coefficients, gamma: &self.gamma, loss, grad, marks: marks.get(count) };
@@ -214,31 +219,33 @@ impl<S: Storage> Plan<S> {
             if self.sums {
                 self.isa.run(SumKernel { sums: &mut sums, values: loss });
             }
-            Operand::put(&self.loss, &mut loss_at, loss, loss_is_there);
-            Operand::put(&self.grad, &mut grad_at, grad, grad_is_there);
+            match (&self.loss, &mut loss_at) {
+                (Some(_), Some(cursor)) if loss_is_there => cursor.skip(count),
+                (Some(operand), Some(cursor)) => operand.memory.copy_from(cursor, loss),
+                _ => {}
+            }
+            match (&self.grad, &mut grad_at) {
+                (Some(_), Some(cursor)) if grad_is_there => cursor.skip(count),
+                (Some(operand), Some(cursor)) => operand.memory.put(cursor, grad),
+                _ => {}
+            }
         }
         sums.total()
     }
 
     /// A batch whose labels are spelled out.
-    fn labelled<L: EasyLabels<S::Real>>(&self, batch: &mut Batch<S::Real>, rest: &mut Rest<S::Real>, try_easy: bool) {
+    fn labelled<L: EasyLabels<S::Real>>(&self, batch: &mut Batch<S>, rest: &mut Rest<S::Real>, try_easy: bool) {
         if !(try_easy && self.easy::<L>(batch, rest)) {
-            self.general(batch);
-        }
-    }
-
-    fn general(&self, batch: &mut Batch<S::Real>) {
-        let is_hard = |t: S::Real| (t == S::Real::ZERO) | (t == S::Real::ONE);
-        if self.rows.is_some() || batch.t.iter().fold(true, |all, &t| all & is_hard(t)) {
-            run_loop::<_, General<Hard>>(self.isa, batch);
-        } else {
-            run_loop::<_, General<Soft>>(self.isa, batch);
+            let count = batch.x.len();
+            for start in (0..count).step_by(FEW) {
+                self.general(batch, rest, Places::Range(start, FEW.min(count - start)));
+            }
         }
     }
 
     /// Computes the batch where all but a few of its elements are easy; says whether it has. Not for
     /// every type, nor where a coefficient could make a NaN that is not the one we store.
-    fn easy<L: EasyLabels<S::Real>>(&self, batch: &mut Batch<S::Real>, rest: &mut Rest<S::Real>) -> bool {
+    fn easy<L: EasyLabels<S::Real>>(&self, batch: &mut Batch<S>, rest: &mut Rest<S::Real>) -> bool {
         let finite = match batch.coefficients {
             Coefficient::Uniform(ones, zeros) => ones.is_finite() && zeros.is_finite(),
             Coefficient::Each(_) => true,
@@ -247,52 +254,94 @@ impl<S: Storage> Plan<S> {
             return false;
         }
         run_loop::<_, Easy<L>>(self.isa, batch);
-        self.finish(batch, rest)
+        let mut places = Scratch::<u16, { FEW + STRETCH }>::new();
+        let places = places.get(FEW + STRETCH);
+        match collect(batch.marks, places) {
+            None => false,
+            Some(0) => true,
+            Some(count) => {
+                self.general(batch, rest, Places::Listed(&places[..count]));
+                true
+            }
+        }
     }
 
-    /// Computes the marked elements; gives up where they are not few.
-    fn finish(&self, batch: &mut Batch<S::Real>, rest: &mut Rest<S::Real>) -> bool {
-        let Some(count) = collect(batch.marks, rest.places.get(FEW + STRETCH)) else { return false };
-        if count == 0 {
-            return true;
-        }
-        let places = &*rest.places.get(count);
+    /// Computes some elements of a batch, at most [`FEW`].
+    fn general(&self, batch: &mut Batch<S>, rest: &mut Rest<S::Real>, places: Places) {
+        let count = places.count();
         // Whole vectors: what is behind the last place is computed as well and goes nowhere.
         let padded = count.next_multiple_of(LANES);
-        let gather = |from: &[S::Real], to: &mut [S::Real]| {
-            for (to, &i) in to.iter_mut().zip(places) {
-                *to = from[usize::from(i)];
-            }
-        };
         let (x, t) = (rest.x.get(padded), rest.t.get(padded));
-        gather(batch.x, x);
-        if batch.t.is_empty() {
-            for (t, &i) in t.iter_mut().zip(places) {
-                *t = if batch.marks[usize::from(i)] == POSITIVE { S::Real::ONE } else { S::Real::ZERO };
+        places.gather(batch.x, x);
+        match places {
+            Places::Listed(places) if batch.t.is_empty() => {
+                for (t, &i) in t.iter_mut().zip(places) {
+                    *t = if batch.marks[usize::from(i)] == POSITIVE { S::Real::ONE } else { S::Real::ZERO };
+                }
             }
-        } else {
-            gather(batch.t, t);
+            _ => places.gather(batch.t, t),
         }
         let coefficients = match batch.coefficients {
             Coefficient::Each(values) => {
                 let mut products = rest.products.each_mut().map(|products| products.get(padded));
-                values.iter().zip(&mut products).for_each(|(values, products)| gather(values, products));
+                values.iter().zip(&mut products).for_each(|(values, products)| places.gather(values, products));
                 Coefficient::Each(products.map(|products| &*products))
             }
             uniform => uniform,
         };
         let loss = rest.loss.get(if batch.loss.is_empty() { 0 } else { padded });
         let grad = rest.grad.get(if batch.grad.is_empty() { 0 } else { padded });
-        let mut few = Batch { x, t, coefficients, gamma: batch.gamma, loss, grad, marks: &mut [] };
-        self.general(&mut few);
-        for (results, to) in [(&few.loss, &mut batch.loss), (&few.grad, &mut batch.grad)] {
-            if !to.is_empty() {
-                for (&result, &i) in results.iter().zip(places) {
-                    to[usize::from(i)] = result;
+        let is_hard = |t: S::Real| (t == S::Real::ZERO) | (t == S::Real::ONE);
+        let all_hard = self.rows.is_some() || t[..count].iter().fold(true, |all, &t| all & is_hard(t));
+        let mut few = Batch::<S::Real> { x, t, coefficients, gamma: batch.gamma, loss, grad, marks: &mut [] };
+        if all_hard {
+            run_loop::<_, General<Hard>>(self.isa, &mut few);
+        } else {
+            run_loop::<_, General<Soft>>(self.isa, &mut few);
+        }
+        places.scatter(few.loss, batch.loss);
+        places.scatter(few.grad, batch.grad);
+    }
+}
+
+/// Some places of a batch.
+#[derive(Clone, Copy)]
+enum Places<'a> {
+    Listed(&'a [u16]),
+    /// Where the first is, and how many.
+    Range(usize, usize),
+}
+
+impl Places<'_> {
+    fn count(self) -> usize {
+        match self {
+            Places::Listed(places) => places.len(),
+            Places::Range(_, count) => count,
+        }
+    }
+
+    fn gather<S: Storage>(self, from: &[S], to: &mut [S::Real]) {
+        match self {
+            Places::Listed(places) => {
+                for (to, &i) in to.iter_mut().zip(places) {
+                    *to = from[usize::from(i)].load();
                 }
             }
+            Places::Range(start, count) => S::load_dense(&from[start..][..count], &mut to[..count]),
         }
-        true
+    }
+
+    /// Nothing where nothing is wanted.
+    fn scatter<S: Storage>(self, from: &[S::Real], to: &mut [S]) {
+        match self {
+            _ if to.is_empty() => {}
+            Places::Listed(places) => {
+                for (&result, &i) in from.iter().zip(places) {
+                    to[usize::from(i)] = S::store(result);
+                }
+            }
+            Places::Range(start, count) => S::store_dense(&from[..count], &mut to[start..][..count]),
+        }
     }
 }
 
@@ -344,7 +393,6 @@ impl<R: Real> FactorScratch<R> {
 
 /// Room for elements that an easy loop is not right for.
 struct Rest<R> {
-    places: Scratch<u16, { FEW + STRETCH }>,
     x: Scratch<R, FEW>,
     t: Scratch<R, FEW>,
     products: [Scratch<R, FEW>; 4],
@@ -355,7 +403,7 @@ struct Rest<R> {
 impl<R: Real> Rest<R> {
     fn new() -> Self {
         let [x, t, loss, grad] = from_fn(|_| Scratch::new());
-        Self { places: Scratch::new(), x, t, products: from_fn(|_| Scratch::new()), loss, grad }
+        Self { x, t, products: from_fn(|_| Scratch::new()), loss, grad }
     }
 }
 

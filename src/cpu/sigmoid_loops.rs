@@ -25,6 +25,7 @@ use crate::math::sigmoid::{Coefficients, Gamma, Point, hard, soft};
 
 use super::chunks::LANES;
 use super::isa::{Isa, Kernel};
+use super::storage::Storage;
 use super::targets;
 
 /// What the losses and gradients of a batch are multiplied by.
@@ -36,15 +37,15 @@ pub enum Coefficient<'a, R> {
     Each([&'a [R]; 4]),
 }
 
-/// Some elements. `loss` and `grad` are as long as `x`, or empty where not wanted.
-pub struct Batch<'a, R> {
-    pub x: &'a [R],
+/// Some elements, as memory holds them. `loss` and `grad` are as long as `x`, or empty where not wanted.
+pub struct Batch<'a, S: Storage> {
+    pub x: &'a [S],
     /// Labels; not looked at where all are negative but for marks.
-    pub t: &'a [R],
-    pub coefficients: Coefficient<'a, R>,
-    pub gamma: &'a Gamma<R>,
-    pub loss: &'a mut [R],
-    pub grad: &'a mut [R],
+    pub t: &'a [S],
+    pub coefficients: Coefficient<'a, S::Real>,
+    pub gamma: &'a Gamma<S::Real>,
+    pub loss: &'a mut [S::Real],
+    pub grad: &'a mut [S],
     /// As long as `x`, or empty for a loop that is right for all. One of the marks below for each
     /// element: [`Marked`] is given them, every easy loop leaves [`NEGATIVE`] where its
     /// result is not the element's.
@@ -173,12 +174,12 @@ fn zero_if_ignored<R: Real>(t: R, point: Point<R>) -> Point<R> {
 }
 
 /// Which of the two kinds of loop.
-pub trait Loop<R: Real> {
+pub trait Loop<S: Storage> {
     /// `LOSS` and `GRAD`: what is wanted. `SQUARE`: gamma is 2. `CANONICAL`: coefficients may be infinite
     /// or NaN, and so may results.
     fn run<const LOSS: bool, const GRAD: bool, const SQUARE: bool, const CANONICAL: bool>(
-        batch: &mut Batch<R>,
-        coefficients: impl Fn(usize) -> (Coefficients<R>, Coefficients<R>),
+        batch: &mut Batch<S>,
+        coefficients: impl Fn(usize) -> (Coefficients<S::Real>, Coefficients<S::Real>),
     );
 }
 
@@ -190,10 +191,10 @@ pub struct General<L>(PhantomData<L>);
 /// Chains of [`Four`] times the lanes.
 const GROUP: usize = WAYS * LANES;
 
-impl<R: Real, L: EasyLabels<R>> Loop<R> for Easy<L> {
+impl<R: Real, S: Storage<Real = R>, L: EasyLabels<R>> Loop<S> for Easy<L> {
     #[inline(always)]
     fn run<const LOSS: bool, const GRAD: bool, const SQUARE: bool, const CANONICAL: bool>(
-        batch: &mut Batch<R>,
+        batch: &mut Batch<S>,
         coefficients: impl Fn(usize) -> (Coefficients<R>, Coefficients<R>),
     ) {
         let gamma = *batch.gamma;
@@ -218,9 +219,9 @@ impl<R: Real, L: EasyLabels<R>> Loop<R> for Easy<L> {
             let grad = if GRAD { &mut batch.grad[start..][..GROUP] } else { &mut [] };
             let marks = &mut batch.marks[start..][..GROUP];
             for lane in 0..LANES {
-                let label = |j: usize| if L::LABELLED { t[lane + j * LANES] } else { R::ZERO };
+                let label = |j: usize| if L::LABELLED { t[lane + j * LANES].load() } else { R::ZERO };
                 let at = |j: usize| start + lane + j * LANES;
-                let four: [_; WAYS] = from_fn(|j| orient(x[lane + j * LANES], label(j), coefficients(at(j))));
+                let four: [_; WAYS] = from_fn(|j| orient(x[lane + j * LANES].load(), label(j), coefficients(at(j))));
                 let z = Four(four.map(|(z, _)| z));
                 let c = Coefficients { loss: Four(four.map(|(_, c)| c.loss)), grad: Four(four.map(|(_, c)| c.grad)) };
                 let point = gamma.easy::<_, SQUARE>(z, c);
@@ -234,14 +235,14 @@ impl<R: Real, L: EasyLabels<R>> Loop<R> for Easy<L> {
                         loss[i] = own_loss;
                     }
                     if GRAD {
-                        grad[i] = own_grad;
+                        grad[i] = S::store(own_grad);
                     }
                 }
             }
         }
         for i in grouped..count {
-            let t = if L::LABELLED { batch.t[i] } else { R::ZERO };
-            let (z, c) = orient(batch.x[i], t, coefficients(i));
+            let t = if L::LABELLED { batch.t[i].load() } else { R::ZERO };
+            let (z, c) = orient(batch.x[i].load(), t, coefficients(i));
             let (own_loss, own_grad, mark) =
                 settle(t, z, if L::MARKED { batch.marks[i] } else { DONE }, gamma.easy::<_, SQUARE>(z, c));
             batch.marks[i] = mark;
@@ -249,16 +250,16 @@ impl<R: Real, L: EasyLabels<R>> Loop<R> for Easy<L> {
                 batch.loss[i] = own_loss;
             }
             if GRAD {
-                batch.grad[i] = own_grad;
+                batch.grad[i] = S::store(own_grad);
             }
         }
     }
 }
 
-impl<R: Real, L: GeneralLabels<R>> Loop<R> for General<L> {
+impl<R: Real, S: Storage<Real = R>, L: GeneralLabels<R>> Loop<S> for General<L> {
     #[inline(always)]
     fn run<const LOSS: bool, const GRAD: bool, const SQUARE: bool, const CANONICAL: bool>(
-        batch: &mut Batch<R>,
+        batch: &mut Batch<S>,
         coefficients: impl Fn(usize) -> (Coefficients<R>, Coefficients<R>),
     ) {
         let Batch { x, t, gamma, loss, grad, .. } = batch;
@@ -269,37 +270,37 @@ impl<R: Real, L: GeneralLabels<R>> Loop<R> for General<L> {
         let gamma = **gamma;
         for i in 0..count {
             let (ones, zeros) = coefficients(i);
-            let point = L::point::<SQUARE>(x[i], t[i], ones, zeros, &gamma);
+            let point = L::point::<SQUARE>(x[i].load(), t[i].load(), ones, zeros, &gamma);
             if LOSS {
                 loss[i] = point.loss.canonical();
             }
             if GRAD {
-                grad[i] = point.grad.canonical();
+                grad[i] = S::store(point.grad.canonical());
             }
         }
     }
 }
 
 /// Runs a loop over a batch.
-pub fn run_loop<R: Real, L: Loop<R>>(isa: Isa, batch: &mut Batch<R>) {
+pub fn run_loop<S: Storage, L: Loop<S>>(isa: Isa, batch: &mut Batch<S>) {
     match (batch.loss.is_empty(), batch.grad.is_empty(), batch.gamma.is_square()) {
         (true, true, _) => {}
-        (false, true, false) => isa.run(LoopKernel::<R, L, true, false, false>(batch, PhantomData)),
-        (false, true, true) => isa.run(LoopKernel::<R, L, true, false, true>(batch, PhantomData)),
-        (true, false, false) => isa.run(LoopKernel::<R, L, false, true, false>(batch, PhantomData)),
-        (true, false, true) => isa.run(LoopKernel::<R, L, false, true, true>(batch, PhantomData)),
-        (false, false, false) => isa.run(LoopKernel::<R, L, true, true, false>(batch, PhantomData)),
-        (false, false, true) => isa.run(LoopKernel::<R, L, true, true, true>(batch, PhantomData)),
+        (false, true, false) => isa.run(LoopKernel::<S, L, true, false, false>(batch, PhantomData)),
+        (false, true, true) => isa.run(LoopKernel::<S, L, true, false, true>(batch, PhantomData)),
+        (true, false, false) => isa.run(LoopKernel::<S, L, false, true, false>(batch, PhantomData)),
+        (true, false, true) => isa.run(LoopKernel::<S, L, false, true, true>(batch, PhantomData)),
+        (false, false, false) => isa.run(LoopKernel::<S, L, true, true, false>(batch, PhantomData)),
+        (false, false, true) => isa.run(LoopKernel::<S, L, true, true, true>(batch, PhantomData)),
     }
 }
 
-struct LoopKernel<'a, 'b, R, L, const LOSS: bool, const GRAD: bool, const SQUARE: bool>(
-    &'a mut Batch<'b, R>,
+struct LoopKernel<'a, 'b, S: Storage, L, const LOSS: bool, const GRAD: bool, const SQUARE: bool>(
+    &'a mut Batch<'b, S>,
     PhantomData<L>,
 );
 
-impl<R: Real, L: Loop<R>, const LOSS: bool, const GRAD: bool, const SQUARE: bool> Kernel
-    for LoopKernel<'_, '_, R, L, LOSS, GRAD, SQUARE>
+impl<R: Real, S: Storage<Real = R>, L: Loop<S>, const LOSS: bool, const GRAD: bool, const SQUARE: bool> Kernel
+    for LoopKernel<'_, '_, S, L, LOSS, GRAD, SQUARE>
 {
     #[inline(always)]
     fn run(self) {

@@ -10,12 +10,11 @@ use super::scratch::Scratch;
 use super::walk::{Cursor, Run};
 
 /// An element type of logits. Loading never rounds; storing rounds once.
-pub trait Storage: Copy + Send + Sync + 'static {
+pub trait Storage: Copy + Default + Send + Sync + 'static {
     /// What the arithmetic is done in.
-    type Real: Real;
+    type Real: Real + Storage<Real = Self::Real>;
 
     /// The slice itself where memory already holds the arithmetic's type.
-    fn as_reals(memory: &[Self]) -> Option<&[Self::Real]>;
     fn as_reals_mut(memory: &mut [Self]) -> Option<&mut [Self::Real]>;
     fn load(self) -> Self::Real;
     fn store(value: Self::Real) -> Self;
@@ -27,17 +26,14 @@ macro_rules! wide {
     ($type:ty) => {
         impl Storage for $type {
             type Real = $type;
-            fn as_reals(memory: &[Self]) -> Option<&[Self]> {
-                Some(memory)
-            }
             fn as_reals_mut(memory: &mut [Self]) -> Option<&mut [Self]> {
                 Some(memory)
             }
-            #[inline]
+            #[inline(always)]
             fn load(self) -> Self {
                 self
             }
-            #[inline]
+            #[inline(always)]
             fn store(value: Self) -> Self {
                 value
             }
@@ -55,17 +51,14 @@ macro_rules! narrow {
     ($type:ty) => {
         impl Storage for $type {
             type Real = f32;
-            fn as_reals(_: &[Self]) -> Option<&[f32]> {
-                None
-            }
             fn as_reals_mut(_: &mut [Self]) -> Option<&mut [f32]> {
                 None
             }
-            #[inline]
+            #[inline(always)]
             fn load(self) -> f32 {
                 self.widen()
             }
-            #[inline]
+            #[inline(always)]
             fn store(value: f32) -> Self {
                 Self::narrow(value)
             }
@@ -150,23 +143,39 @@ impl<S: Copy> Memory<S> {
 }
 
 impl<S: Storage> Memory<S> {
-    /// The next `count` elements: memory itself where it can serve as it is, else copied into `scratch`.
+    /// The next `count` elements: memory itself where they are dense, else a copy in `scratch`.
     pub fn load<'a, const N: usize>(
         &'a self,
         cursor: &mut Cursor,
         count: usize,
-        scratch: &'a mut Scratch<S::Real, N>,
+        scratch: &'a mut Scratch<S, N>,
         in_place: bool,
-    ) -> &'a [S::Real] {
+    ) -> &'a [S] {
         let run = cursor.peek(count);
-        let whole = run.count == count && !in_place;
-        if let Some(reals) = self.slice(run).filter(|_| whole).and_then(S::as_reals) {
+        if let Some(whole) = self.slice(run).filter(|_| run.count == count && !in_place) {
             cursor.skip(run.count);
-            return reals;
+            return whole;
         }
         let copy = scratch.get(count);
-        self.copy_to(cursor, copy);
+        self.for_runs(cursor, copy.len(), |start, run| match self.slice(run) {
+            Some(dense) => copy[start..][..run.count].copy_from_slice(dense),
+            None => {
+                for (i, value) in copy[start..][..run.count].iter_mut().enumerate() {
+                    *value = self.read(run.offset + i as isize * run.stride);
+                }
+            }
+        });
         copy
+    }
+
+    /// Walks over the next `count` elements, run by run; `body` gets how many came before.
+    fn for_runs(&self, cursor: &mut Cursor, count: usize, mut body: impl FnMut(usize, Run)) {
+        let mut done = 0;
+        while done < count {
+            let run = cursor.next_run(count - done);
+            body(done, run);
+            done += run.count;
+        }
     }
 
     /// Memory for `count` results, where it can take them as they are.
@@ -176,10 +185,8 @@ impl<S: Storage> Memory<S> {
     }
 
     pub fn copy_to(&self, cursor: &mut Cursor, to: &mut [S::Real]) {
-        let mut done = 0;
-        while done < to.len() {
-            let run = cursor.next_run(to.len() - done);
-            let part = &mut to[done..done + run.count];
+        self.for_runs(cursor, to.len(), |start, run| {
+            let part = &mut to[start..][..run.count];
             match self.slice(run) {
                 Some(dense) => S::load_dense(dense, part),
                 None if run.stride == 0 => part.fill(self.read(run.offset).load()),
@@ -189,15 +196,12 @@ impl<S: Storage> Memory<S> {
                     }
                 }
             }
-            done += run.count;
-        }
+        });
     }
 
     pub fn copy_from(&self, cursor: &mut Cursor, from: &[S::Real]) {
-        let mut done = 0;
-        while done < from.len() {
-            let run = cursor.next_run(from.len() - done);
-            let part = &from[done..done + run.count];
+        self.for_runs(cursor, from.len(), |start, run| {
+            let part = &from[start..][..run.count];
             match self.slice_mut(run) {
                 Some(dense) => S::store_dense(part, dense),
                 None => {
@@ -206,8 +210,22 @@ impl<S: Storage> Memory<S> {
                     }
                 }
             }
-            done += run.count;
-        }
+        });
+    }
+
+    /// As `copy_from`, for what is rounded already.
+    pub fn put(&self, cursor: &mut Cursor, from: &[S]) {
+        self.for_runs(cursor, from.len(), |start, run| {
+            let part = &from[start..][..run.count];
+            match self.slice_mut(run) {
+                Some(dense) => dense.copy_from_slice(part),
+                None => {
+                    for (i, &value) in part.iter().enumerate() {
+                        self.write(run.offset + i as isize * run.stride, value);
+                    }
+                }
+            }
+        });
     }
 
     #[inline]

@@ -7,7 +7,7 @@ use crate::tensor::DType;
 
 use super::isa::{Isa, Kernel};
 use super::sigmoid_loops::{DONE, IGNORED as IGNORED_MARK, POSITIVE};
-use super::storage::Memory;
+use super::storage::{Memory, Storage};
 use super::walk::{Run, Walk};
 
 /// The label of an ignored element; hard labels are 0 and 1.
@@ -250,13 +250,14 @@ impl Rows {
 }
 
 /// The labels that marks stand for: 1, 0 and [`IGNORED`].
-pub fn labels_of_marks<R: Real>(marks: &[u8], labels: &mut [R]) {
-    let ignored = R::from_f64(IGNORED.into());
+pub fn labels_of_marks<S: Storage>(marks: &[u8], labels: &mut [S]) {
+    let label = |value: f64| S::store(S::Real::from_f64(value));
+    let (zero, one, ignored) = (label(0.0), label(1.0), label(IGNORED.into()));
     for (label, &mark) in labels.iter_mut().zip(marks) {
         *label = match mark {
-            POSITIVE => R::ONE,
+            POSITIVE => one,
             IGNORED_MARK => ignored,
-            _ => R::ZERO,
+            _ => zero,
         };
     }
 }
