@@ -17,7 +17,7 @@ from ..operators import ARITHMETIC_TYPE, DOMAIN, INDEX_TYPES, LOSSES, OPTIONAL_I
 
 
 def export(
-    model: torch.nn.Module | torch.export.ExportedProgram | Callable[..., Any],
+    model: torch.nn.Module | torch.export.ExportedProgram,
     args: tuple[Any, ...] = (),
     f: str | os.PathLike[str] | None = None,
     **options: Any,
@@ -106,7 +106,7 @@ def _schema(operator: Operator) -> OpSchema:
         outputs=[OpSchema.FormalParameter(operator.output, "T")],
         type_constraints=[(name, kinds, "") for name, kinds in types.items()],
         attributes=[
-            OpSchema.Attribute(a.name, OpSchema.AttrType(a.kind), required=False)
+            OpSchema.Attribute(a.name, OpSchema.AttrType.INT, required=False)  # an index, absent unless given
             if a.default is None
             else OpSchema.Attribute(a.name, helper.make_attribute(a.name, a.default))
             for a in operator.attributes
