@@ -237,6 +237,25 @@ def test_a_child_after_fork_does_not_wait_for_its_parents_threads():
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+def test_producers_on_a_device_are_told_the_stream():
+    """Which is how what was written on other streams is waited for. (The capsules here are of main memory.)"""
+
+    class OnDevice(BeforeDLPack1):
+        streams = []
+
+        def __dlpack__(self, stream=None):
+            self.streams.append(stream)
+            return self.array.__dlpack__()
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+    for stream, told in ((None, 1), (0, 1), (77, 77)):
+        OnDevice.streams.clear()
+        forward(OnDevice(LOGITS), OnDevice(INDICES), ignore_index=-1, stream=stream)
+        assert OnDevice.streams == [told, told]
+
+
 @needs_torch
 def test_torch():
     logits, targets = torch.from_numpy(LOGITS.copy()), torch.from_numpy(INDICES)
