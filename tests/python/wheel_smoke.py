@@ -1,5 +1,7 @@
 """What the installed wheel does in an environment that has nothing but what the wheel asks for; see wheel.py."""
 
+import ctypes
+import importlib.metadata
 import importlib.util
 import pathlib
 import subprocess
@@ -15,6 +17,9 @@ from onnx import TensorProto, helper
 site = pathlib.Path(sysconfig.get_path("purelib")).resolve()
 library = pathlib.Path(library_path())
 assert library.parent == site / "focal_loss_onnx", f"{library} is not the wheel's library"
+versions = ctypes.CDLL(str(library)).focal_loss_version_string
+versions.restype = ctypes.c_char_p
+assert importlib.metadata.version("focal-loss-onnx") == __version__ == versions().decode()
 for absent in ("torch", "onnxruntime"):
     assert importlib.util.find_spec(absent) is None, f"{absent} came along"
 

@@ -247,6 +247,33 @@ def test_errors(error, sentence, call):
         call(logits(4, 3).requires_grad_(), labels(4, 3))
 
 
+def test_no_derivative_in_forward_mode():
+    x, t = logits(4, 3), labels(4, 3)
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        torch.func.jvp(lambda x: sigmoid_focal_loss(x, t), (x,), (t,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, t)
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            sigmoid_focal_loss(dual, t)
+        sigmoid_focal_loss(x, t)
+
+
+def test_functional_transforms():
+    """A loss for each of a batch is computed one by one; a functional gradient is refused, never wrong."""
+    x, t = logits(4, 3), labels(4, 3)
+    each = torch.func.vmap(lambda x, t: sigmoid_focal_loss(x, t, reduction="sum"))(x, t)
+    torch.testing.assert_close(each, sigmoid_focal_loss(x, t).sum(1))
+    with pytest.raises(RuntimeError, match="functorch"):
+        torch.func.grad(lambda x: sigmoid_focal_loss(x, t, reduction="sum"))(x)
+
+
+def test_checkpointing():
+    x, t = logits(4, 3).requires_grad_(), labels(4, 3)
+    function = torch.utils.checkpoint.checkpoint(sigmoid_focal_loss, x, t, reduction="sum", use_reentrant=False)
+    (gradient,) = torch.autograd.grad(function, x)
+    torch.testing.assert_close(gradient, torch.autograd.grad(sigmoid_focal_loss(x, t, reduction="sum"), x)[0])
+
+
 def test_no_second_derivative():
     x = logits(4, 3).requires_grad_()
     with pytest.raises(NotImplementedError, match="create_graph=True"):

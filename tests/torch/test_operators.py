@@ -34,6 +34,12 @@ def test_opcheck_of_other_layouts():
     torch.library.opcheck(operators.forward_backward, (expanded, torch.rand(4, 5), *tail[:-3], -1, None, None))
 
 
+@pytest.mark.parametrize("name", ["focal_loss::forward", "focal_loss::forward_backward"])
+@pytest.mark.parametrize("key", ["CPU", "CUDA", "Meta", "Autograd"])
+def test_registrations(name, key):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+
+
 def test_the_forward_operator_has_no_gradient():
     x = torch.randn(3, 4, requires_grad=True)
     tail = (None, None, None, "sigmoid", 0.25, 2.0, "sum", "elements", -1, None, None)

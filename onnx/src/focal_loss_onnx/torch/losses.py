@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..operators import NORMALIZATIONS, REDUCTIONS
 from . import operators
@@ -49,13 +50,13 @@ def sigmoid_focal_loss(
         The loss: the logits' shape, or no axes for ``"sum"`` and ``"mean"``. Its type is what PyTorch promotes
         floating-point logits, dense targets, ``class_alpha`` and ``weight`` to; float32 under autocast.
 
-    Only the logits have a gradient, and only a first derivative. float16 is computed through float32 copies, since
+    Only the logits have a gradient, and only a first derivative, by ``backward()`` and ``torch.autograd.grad``. float16 is computed through float32 copies, since
     unscaled gradients and the number of elements do not fit it. Works under ``torch.compile`` without graph breaks.
     A wrong class index is an error on the CPU, and NaN on a CUDA device.
 
     Raises:
         ValueError: an argument breaks the contract; with the library's own sentence where that finds out.
-        NotImplementedError: in a backward pass with ``create_graph=True``.
+        NotImplementedError: for a second derivative (``create_graph=True``) or one in forward mode.
     """
     tensors = (inputs, targets, class_alpha, weight, normalizer)
     return _focal_loss(
@@ -124,6 +125,10 @@ def _focal_loss(
         for name, tensor in zip(("targets", "class_alpha", "weight", "normalizer"), tensors[1:], strict=True):
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 raise ValueError(f"{name} requires a gradient, but only the logits have one: detach() it")
+
+    # Custom operators would drop a tangent without a word.
+    if forward_ad.unpack_dual(inputs).tangent is not None:
+        raise NotImplementedError("the focal loss has no forward-mode derivative: use reverse mode")
 
     dtype = inputs.dtype
     for tensor in (targets, class_alpha, weight):
