@@ -7,9 +7,10 @@ PYTHON ?= python3
 VENV := target/venv
 ENV_PYTHON := $(VENV)/bin/python
 BENCH_VENV := target/venv-bench
+TORCH_VENV := target/venv-torch
 LIBRARY := target/release/libfocal_loss.so
 
-.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts bench bench-rust clean
+.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts test-wheel test-torch wheel bench bench-rust clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,14 +18,14 @@ help: ## List the targets
 build: ## Build the library and write include/focal_loss.h
 	cargo build --release
 
-test: lint test-rust test-c test-python test-hosts ## Run everything that a change must pass
+test: lint test-rust test-c test-python test-hosts test-wheel ## Run everything that a change must pass, but for test-torch
 	@echo "make test: everything passed"
 
 demo: build $(VENV)/.ready ## Evaluate the focal loss of a real detector on real photographs
 	$(ENV_PYTHON) onnx/sample/demo.py --out target/demo
 
-accuracy: build target/venv-bench/.ready ## Write docs/accuracy.md: errors in ULP, beside torchvision's
-	target/venv-bench/bin/python tests/python/accuracy_report.py
+accuracy: build $(BENCH_VENV)/.ready ## Write docs/accuracy.md: errors in ULP, beside torchvision's
+	$(BENCH_VENV)/bin/python tests/python/accuracy_report.py
 
 lint: ## Check formatting, clippy, the documentation's links and the header's freshness
 	cargo fmt --check
@@ -48,11 +49,26 @@ test-python: build $(VENV)/.ready ## The C ABI through ctypes, the Python packag
 test-hosts: build ## The operators in ONNX Runtime 1.17.3, 1.23.2, 1.24.4 and the newest
 	$(PYTHON) tests/python/ort_matrix.py
 
+wheel: ## Build the Python package with the library in it: target/wheel
+	$(PYTHON) tests/python/wheel.py build
+
+test-wheel: ## Build the wheel, audit it, and try it in every Python from 3.10 that can be found
+	$(PYTHON) tests/python/wheel.py build test
+
+test-torch: build $(TORCH_VENV)/.ready ## The package with PyTorch, and the peers' losses (downloads about 3 GB the first time)
+	$(TORCH_VENV)/bin/python -m pytest -q tests/torch tests/python/test_package_numpy.py tests/python/test_package_types.py
+
 # The package is installed in place, so that only its requirements age.
-$(VENV)/.ready: tests/python/requirements.txt onnx/pyproject.toml
+$(VENV)/.ready: tests/python/requirements.txt onnx/sample/requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(ENV_PYTHON) -m pip install --quiet -r tests/python/requirements.txt
-	$(ENV_PYTHON) -m pip install --quiet --editable ./onnx
+	$(ENV_PYTHON) -m pip install --quiet --editable .
+	touch $@
+
+$(TORCH_VENV)/.ready: tests/torch/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(TORCH_VENV)
+	$(TORCH_VENV)/bin/python -m pip install --quiet -r tests/torch/requirements.txt
+	$(TORCH_VENV)/bin/python -m pip install --quiet --editable .
 	touch $@
 
 bench: build $(BENCH_VENV)/.ready ## Measure against memory, PyTorch, JAX and in ONNX Runtime; write docs/benchmarks.md
@@ -61,10 +77,10 @@ bench: build $(BENCH_VENV)/.ready ## Measure against memory, PyTorch, JAX and in
 bench-rust: ## Measure our kernels by themselves
 	cargo bench --bench kernels
 
-$(BENCH_VENV)/.ready: benches/requirements.txt onnx/pyproject.toml
+$(BENCH_VENV)/.ready: benches/requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet -r benches/requirements.txt
-	$(BENCH_VENV)/bin/python -m pip install --quiet --editable ./onnx
+	$(BENCH_VENV)/bin/python -m pip install --quiet --editable .
 	touch $@
 
 clean: ## Remove everything that was built

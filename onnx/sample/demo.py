@@ -27,7 +27,7 @@ try:
     import onnxruntime
 except ImportError as error:
     sys.exit(f"{error}. Run `make demo` in the repository's root, or by hand:\n"
-             "  pip install -r onnx/sample/requirements.txt ./onnx")  # fmt: skip
+             "  pip install -r onnx/sample/requirements.txt .")  # fmt: skip
 
 import anchors
 import evaluate

@@ -1,6 +1,6 @@
 """Train the sample detector: a small RetinaNet that finds tree crowns in photographs from the air.
 
-    pip install -r requirements-train.txt
+    pip install -r requirements-train.txt ../..
     python train.py                  # about eight minutes on two cores; writes tree_detector.onnx
     python train.py --evaluate       # only average precision: the committed model, an untrained one
 
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 import anchors
 import evaluate
+import focal_loss_onnx.torch as focal
 
 WHEEL = "deepforest==2.1.0"
 SITES = {  # photographs in the wheel, and how often a training crop is taken from each
@@ -120,15 +121,6 @@ class TreeDetector(nn.Module):
     def _rows(x: Tensor, values: int) -> Tensor:
         """`[B, A * values, H, W]` to `[B, H * W * A, values]`, the order of the anchors."""
         return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)
-
-
-def sigmoid_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Lin et al. 2017, equation 5, element by element; `targets` are 0 or 1."""
-    ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    p = torch.sigmoid(logits)
-    miss = p * (1 - targets) + (1 - p) * targets
-    alpha = ALPHA * targets + (1 - ALPHA) * (1 - targets)
-    return alpha * miss**GAMMA * ce
 
 
 # The photographs
@@ -252,12 +244,13 @@ def losses(model: nn.Module, images: Tensor, targets: Tensor, deltas: Tensor) ->
     """Focal loss over all anchors but the ignored, and smooth L1 over the positives, both divided by
     the number of positives."""
     logits, predicted = model(images)
+    objectness = focal.sigmoid_focal_loss(
+        logits, targets, ALPHA, GAMMA, "mean", normalization="positives", ignore_index=anchors.IGNORE
+    )
     positive = targets == anchors.TREE
     count = positive.sum().clamp(min=1)
-    counted = targets != anchors.IGNORE
-    focal = sigmoid_focal_loss(logits[counted][:, 0], positive[counted].float()).sum() / count
     box = F.smooth_l1_loss(predicted[positive], deltas[positive], beta=0.1, reduction="sum") / count
-    return focal, box
+    return objectness, box
 
 
 def train(wheel: Path, steps: int, batch: int, seed: int, minutes: float) -> nn.Module:
@@ -274,9 +267,9 @@ def train(wheel: Path, steps: int, batch: int, seed: int, minutes: float) -> nn.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.15)
     start = time.monotonic()
     for step in range(1, steps + 1):
-        focal, box = losses(model, *crops.batch(batch))
+        objectness, box = losses(model, *crops.batch(batch))
         optimizer.zero_grad()
-        (focal + box).backward()
+        (objectness + box).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
@@ -287,7 +280,7 @@ def train(wheel: Path, steps: int, batch: int, seed: int, minutes: float) -> nn.
         if step % 25 == 0 or step == steps:
             left = elapsed / step * (steps - step)
             print(
-                f"step {step:5}  focal {focal:.3f}  box {box:.3f}  {elapsed:4.0f} s, {left:4.0f} s left",
+                f"step {step:5}  focal {objectness:.3f}  box {box:.3f}  {elapsed:4.0f} s, {left:4.0f} s left",
                 flush=True,
             )
         if elapsed > 60 * minutes:
@@ -307,17 +300,16 @@ def export(model: nn.Module, path: Path) -> None:
             module[1] = nn.Identity()
     dim = torch.export.Dim
     rows, columns = dim("rows", min=2, max=256), dim("columns", min=2, max=256)
-    program = torch.onnx.export(
+    proto = focal.export(
         model,
         (torch.zeros(2, 3, PIECE, PIECE - anchors.MULTIPLE),),
-        dynamo=True,
         opset_version=18,
         input_names=["image"],
         output_names=["cls_logits", "bbox_deltas"],
         dynamic_shapes=({0: dim("batch"), 2: anchors.MULTIPLE * rows, 3: anchors.MULTIPLE * columns},),
         verbose=False,
     )
-    proto = tidy(program.model_proto)
+    proto = tidy(proto)
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 

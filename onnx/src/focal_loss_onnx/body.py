@@ -12,7 +12,7 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 #: The element type of a ``Constant`` that takes its value from an attribute of the function.
-_ATTRIBUTE_TYPES = {
+_ATTRIBUTE_TYPES: dict[int, tuple[str, int]] = {
     AttributeProto.FLOAT: ("value_float", TensorProto.FLOAT),
     AttributeProto.INT: ("value_int", TensorProto.INT64),
     AttributeProto.STRING: ("value_string", TensorProto.STRING),
@@ -143,7 +143,7 @@ class Body:
         """A one-dimensional int64 constant."""
         return self.constant(values, TensorProto.INT64)
 
-    def attribute(self, name: str, kind: int) -> Value:
+    def attribute(self, name: str, kind: AttributeProto.AttributeType) -> Value:
         """The value that the calling node (or the default) gives to the function's attribute ``name``."""
         field, dtype = _ATTRIBUTE_TYPES[kind]
         output = self._new_name(name)
@@ -152,7 +152,7 @@ class Body:
         self._nodes.append(node)
         return Value(self, output, dtype)
 
-    def refer(self, value: Value, field: str, attribute: str, kind: int) -> Value:
+    def refer(self, value: Value, field: str, attribute: str, kind: AttributeProto.AttributeType) -> Value:
         """Let the attribute ``field`` of the node behind ``value`` be the function's ``attribute``."""
         node = next(n for n in reversed(self._nodes) if value.name in n.output)
         node.attribute.append(AttributeProto(name=field, type=kind, ref_attr_name=attribute))

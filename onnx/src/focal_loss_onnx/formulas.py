@@ -25,7 +25,7 @@ ABSENT_INDEX = int(np.iinfo(np.int64).min)
 Product = Callable[[Value, Value], Value]
 
 #: Below this the exponential is less than half of the smallest number.
-_EXP_IS_ZERO = {TensorProto.FLOAT: -104.0, TensorProto.DOUBLE: -746.0}
+_EXP_IS_ZERO: dict[int, float] = {TensorProto.FLOAT: -104.0, TensorProto.DOUBLE: -746.0}
 
 _LAST = int(np.iinfo(np.int64).max)
 
@@ -49,7 +49,7 @@ class Variant:
 def result_of(body: Body, variant: Variant) -> Value:
     """Write the whole operator into ``body``; returns its output."""
     problem = Problem(body, variant)
-    loss = {"sigmoid": SigmoidLoss, "softmax": SoftmaxLoss}[variant.operator.activation](problem)
+    loss = SigmoidLoss(problem) if variant.operator.activation == "sigmoid" else SoftmaxLoss(problem)
     divisor = divisor_of(problem, loss)
     if not variant.operator.is_gradient:
         return reduced(problem, loss.values(), divisor)

@@ -186,7 +186,7 @@ def _check_node(label: str, node: NodeProto, operator: Operator, index_targets: 
             )
 
 
-def _defaults(variant: Variant) -> dict[str, float | int | str]:
+def _defaults(variant: Variant) -> dict[str, float | int | str | None]:
     """Default values of the function's attributes."""
     defaults = {}
     for attribute in variant.operator.attributes:

@@ -16,7 +16,7 @@ DOMAIN = "focal_loss"
 VERSION = 1
 
 #: ``T``: the element types of logits, weights and results, with the type the arithmetic is done in.
-ARITHMETIC_TYPE = {
+ARITHMETIC_TYPE: dict[int, int] = {
     TensorProto.FLOAT16: TensorProto.FLOAT,
     TensorProto.BFLOAT16: TensorProto.FLOAT,
     TensorProto.FLOAT: TensorProto.FLOAT,
