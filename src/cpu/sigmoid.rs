@@ -5,8 +5,6 @@
 //! through a general loop, and are put back. Where they are not few, the whole batch goes through the
 //! general loop. Every loop gives an element the same bits, so the way taken never shows in the result.
 
-use std::array::from_fn;
-
 use crate::math::real::Real;
 use crate::math::sigmoid::{Coefficients, Gamma};
 use crate::options::Reduction;
@@ -22,7 +20,7 @@ use super::sigmoid_loops::{
 };
 use super::storage::{Memory, Storage};
 use super::targets::{Rows, labels_of_marks};
-use super::walk::{Cursor, Walk};
+use super::walk::Walk;
 
 /// The most elements of a batch that are worth gathering.
 const FEW: usize = BATCH / 4;
@@ -44,38 +42,15 @@ struct Operand<S> {
 }
 
 impl<S: Storage> Operand<S> {
-    fn at(operand: &Option<Self>, start: usize) -> Option<Cursor<'_>> {
-        operand.as_ref().map(|operand| operand.walk.at(start))
+    /// The elements from `first` on: memory itself where they are dense, else a copy in `scratch`.
+    fn load<'a>(&'a self, first: usize, count: usize, scratch: &'a mut Scratch<S, BATCH>, in_place: bool) -> &'a [S] {
+        self.memory.load(&mut self.walk.at(first), count, scratch, in_place)
     }
 
-    /// Room for the next `count` results as they are computed, none if they are not wanted, and whether it
-    /// is where they belong. Otherwise memory is not dense, or of another type.
-    fn losses<'a>(
-        operand: &'a Option<Self>,
-        cursor: &Option<Cursor>,
-        count: usize,
-        scratch: &'a mut Scratch<S::Real, BATCH>,
-    ) -> (&'a mut [S::Real], bool) {
-        let (Some(operand), Some(cursor)) = (operand, cursor) else { return (&mut [], true) };
-        match operand.memory.reals_mut(cursor.peek(count), count) {
-            Some(memory) => (memory, true),
-            None => (scratch.get(count), false),
-        }
-    }
-
-    /// The same for results as they are stored.
-    fn gradients<'a>(
-        operand: &'a Option<Self>,
-        cursor: &Option<Cursor>,
-        count: usize,
-        scratch: &'a mut Scratch<S, BATCH>,
-    ) -> (&'a mut [S], bool) {
-        let (Some(operand), Some(cursor)) = (operand, cursor) else { return (&mut [], true) };
-        let run = cursor.peek(count);
-        match operand.memory.slice_mut(run).filter(|_| run.count == count) {
-            Some(memory) => (memory, true),
-            None => (scratch.get(count), false),
-        }
+    /// Memory for the `count` results from `first` on, where they are dense.
+    fn dense(&self, first: usize, count: usize) -> Option<&mut [S]> {
+        let run = self.walk.at(first).peek(count);
+        self.memory.slice_mut(run).filter(|_| run.count == count)
     }
 }
 
@@ -149,14 +124,14 @@ impl<S: Storage> Plan<S> {
     fn each<'a>(
         &self,
         scratch: &'a mut FactorScratch<S::Real>,
-        cursors: &mut [Option<Cursor>; 3],
+        first: usize,
         count: usize,
     ) -> Coefficient<'a, S::Real> {
         let operands = [&self.class_alpha, &self.weight, &self.grad_loss];
-        for ((operand, cursor), values) in operands.into_iter().zip(cursors).zip(&mut scratch.factors) {
-            match (operand, cursor) {
-                (Some(operand), Some(cursor)) => operand.memory.copy_to(cursor, values.get(count)),
-                _ => values.get(count).fill(S::Real::ONE),
+        for (operand, values) in operands.into_iter().zip(&mut scratch.factors) {
+            match operand {
+                Some(operand) => operand.memory.copy_to(&mut operand.walk.at(first), values.get(count)),
+                None => values.get(count).fill(S::Real::ONE),
             }
         }
         self.isa.run(EachKernel {
@@ -169,30 +144,34 @@ impl<S: Storage> Plan<S> {
     }
 
     fn run(&self, start: usize, end: usize) -> f64 {
-        let [mut x, mut t, mut grad] = from_fn(|_| Scratch::<S, BATCH>::new());
+        // One by one: an array of them would be made elsewhere and moved here, whole.
+        let mut x = Scratch::<S, BATCH>::new();
+        let mut t = Scratch::<S, BATCH>::new();
+        let mut grad = Scratch::<S, BATCH>::new();
         let mut loss = Scratch::<S::Real, BATCH>::new();
         let mut marks = Scratch::<u8, BATCH>::new();
         let (mut factors, mut rest) = (FactorScratch::new(), Rest::new());
         let has_factors = self.class_alpha.is_some() || self.weight.is_some() || self.grad_loss.is_some();
-        let mut logits_at = self.logits.walk.at(start);
-        let mut dense_at = Operand::at(&self.dense, start);
-        let mut factors_at = [&self.class_alpha, &self.weight, &self.grad_loss].map(|o| Operand::at(o, start));
-        let (mut loss_at, mut grad_at) = (Operand::at(&self.loss, start), Operand::at(&self.grad, start));
         let mut sums = LaneSums::ZERO;
 
         for first in (start..end).step_by(BATCH) {
             let count = BATCH.min(end - first);
-            let x = self.logits.memory.load(&mut logits_at, count, &mut x, self.in_place);
-            let (loss, loss_is_there) = match self.sums {
-                true => (loss.get(count), true),
-                false => Operand::losses(&self.loss, &loss_at, count, &mut loss),
+            let x = self.logits.load(first, count, &mut x, self.in_place);
+            // Results go where they belong, or by way of scratch where memory is not dense or of another type.
+            let direct = self.loss.as_ref().and_then(|loss| loss.dense(first, count)).and_then(S::as_reals_mut);
+            let (loss, copies_loss) = match direct {
+                Some(memory) => (memory, false),
+                None => (loss.get(if self.sums || self.loss.is_some() { count } else { 0 }), self.loss.is_some()),
             };
-            let (grad, grad_is_there) = Operand::gradients(&self.grad, &grad_at, count, &mut grad);
-            let coefficients =
-                if has_factors { self.each(&mut factors, &mut factors_at, count) } else { self.uniform() };
+            let direct = self.grad.as_ref().and_then(|grad| grad.dense(first, count));
+            let (grad, copies_grad) = match direct {
+                Some(memory) => (memory, false),
+                None => (grad.get(if self.grad.is_some() { count } else { 0 }), self.grad.is_some()),
+            };
+            let coefficients = if has_factors { self.each(&mut factors, first, count) } else { self.uniform() };
             let mut batch = Batch { x, t: &[], coefficients, gamma: &self.gamma, loss, grad, marks: marks.get(count) };
-            match (&self.rows, &self.dense, &mut dense_at) {
-                (Some(rows), ..) => {
+            match (&self.rows, &self.dense) {
+                (Some(rows), _) => {
                     let positives = rows.mark(first, batch.marks);
                     let tries_labelled = positives.is_some_and(|count| count > FEW / 2);
                     let done = match positives {
@@ -209,8 +188,8 @@ impl<S: Storage> Plan<S> {
                         self.labelled::<Hard>(&mut batch, &mut rest, tries_labelled);
                     }
                 }
-                (_, Some(dense), Some(cursor)) => {
-                    batch.t = dense.memory.load(cursor, count, &mut t, false);
+                (_, Some(dense)) => {
+                    batch.t = dense.load(first, count, &mut t, false);
                     self.labelled::<Soft>(&mut batch, &mut rest, true);
                 }
                 _ => unreachable!("targets are either indices or dense"),
@@ -219,15 +198,11 @@ impl<S: Storage> Plan<S> {
             if self.sums {
                 self.isa.run(SumKernel { sums: &mut sums, values: loss });
             }
-            match (&self.loss, &mut loss_at) {
-                (Some(_), Some(cursor)) if loss_is_there => cursor.skip(count),
-                (Some(operand), Some(cursor)) => operand.memory.copy_from(cursor, loss),
-                _ => {}
+            if let Some(operand) = self.loss.as_ref().filter(|_| copies_loss) {
+                operand.memory.copy_from(&mut operand.walk.at(first), loss);
             }
-            match (&self.grad, &mut grad_at) {
-                (Some(_), Some(cursor)) if grad_is_there => cursor.skip(count),
-                (Some(operand), Some(cursor)) => operand.memory.put(cursor, grad),
-                _ => {}
+            if let Some(operand) = self.grad.as_ref().filter(|_| copies_grad) {
+                operand.memory.put(&mut operand.walk.at(first), grad);
             }
         }
         sums.total()
@@ -386,8 +361,12 @@ struct FactorScratch<R> {
 }
 
 impl<R: Real> FactorScratch<R> {
+    #[inline(always)]
     fn new() -> Self {
-        Self { factors: from_fn(|_| Scratch::new()), products: from_fn(|_| Scratch::new()) }
+        Self {
+            factors: [Scratch::new(), Scratch::new(), Scratch::new()],
+            products: [Scratch::new(), Scratch::new(), Scratch::new(), Scratch::new()],
+        }
     }
 }
 
@@ -401,9 +380,15 @@ struct Rest<R> {
 }
 
 impl<R: Real> Rest<R> {
+    #[inline(always)]
     fn new() -> Self {
-        let [x, t, loss, grad] = from_fn(|_| Scratch::new());
-        Self { x, t, products: from_fn(|_| Scratch::new()), loss, grad }
+        Self {
+            x: Scratch::new(),
+            t: Scratch::new(),
+            products: [Scratch::new(), Scratch::new(), Scratch::new(), Scratch::new()],
+            loss: Scratch::new(),
+            grad: Scratch::new(),
+        }
     }
 }
 

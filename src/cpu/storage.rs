@@ -178,12 +178,6 @@ impl<S: Storage> Memory<S> {
         }
     }
 
-    /// Memory for `count` results, where it can take them as they are.
-    #[allow(clippy::mut_from_ref)]
-    pub fn reals_mut(&self, run: Run, count: usize) -> Option<&mut [S::Real]> {
-        self.slice_mut(run).filter(|_| run.count == count).and_then(S::as_reals_mut)
-    }
-
     pub fn copy_to(&self, cursor: &mut Cursor, to: &mut [S::Real]) {
         self.for_runs(cursor, to.len(), |start, run| {
             let part = &mut to[start..][..run.count];

@@ -46,13 +46,15 @@ impl Walk {
     /// A cursor at the element with this row-major index.
     pub fn at(&self, mut index: usize) -> Cursor<'_> {
         let mut cursor = Cursor { walk: self, index: [0; MAX_RANK], offset: 0 };
-        for axis in (0..self.rank).rev() {
-            // The first axis is never wrapped, so that the end has a place of its own.
-            let position = if axis == 0 { index } else { index % self.sizes[axis].max(1) };
-            index /= self.sizes[axis].max(1);
-            cursor.index[axis] = position;
-            cursor.offset += position as isize * self.strides[axis];
+        for axis in (1..self.rank).rev() {
+            let size = self.sizes[axis].max(1);
+            cursor.index[axis] = index % size;
+            cursor.offset += cursor.index[axis] as isize * self.strides[axis];
+            index /= size;
         }
+        // The first axis is never wrapped, so that the end has a place of its own.
+        cursor.index[0] = index;
+        cursor.offset += index as isize * self.strides[0];
         cursor
     }
 }
