@@ -230,13 +230,17 @@ enum focal_loss_device_type
      */
     FOCAL_LOSS_DEVICE_TYPE_CPU = 1,
     /**
-     * Memory of a CUDA device.
+     * Memory of the CUDA device that `device_id` numbers.
      */
     FOCAL_LOSS_DEVICE_TYPE_CUDA = 2,
     /**
-     * Main memory pinned by CUDA; used as main memory.
+     * Main memory pinned by CUDA; used as main memory, by the CPU.
      */
     FOCAL_LOSS_DEVICE_TYPE_CUDA_HOST = 3,
+    /**
+     * Memory managed by CUDA (cudaMallocManaged); used as memory of the CUDA device `device_id`.
+     */
+    FOCAL_LOSS_DEVICE_TYPE_CUDA_MANAGED = 13,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -331,7 +335,8 @@ typedef struct focal_loss_options {
      */
     int32_t num_threads;
     /**
-     * For tensors on a CUDA device: the cudaStream_t or CUstream to work on. Default: NULL.
+     * For tensors on a CUDA device: the cudaStream_t or CUstream that the work is queued on, of that device; NULL is
+     * the device's default stream. Ignored otherwise. Default: NULL.
      */
     void *stream;
 } focal_loss_options;
@@ -345,7 +350,7 @@ typedef struct focal_loss_device {
      */
     int32_t device_type;
     /**
-     * Which of the devices of that type; 0 for the CPU.
+     * Which of the devices of that type: CUDA's number of it. Ignored for main memory.
      */
     int32_t device_id;
 } focal_loss_device;
@@ -378,7 +383,8 @@ typedef struct focal_loss_tensor {
      */
     void *data;
     /**
-     * Where the memory is, and so where the work runs.
+     * Where the memory is, and so where the work runs: all tensors of a call are in main memory, or all are on one
+     * CUDA device. Else: FOCAL_LOSS_STATUS_INVALID_ARGUMENT.
      */
     struct focal_loss_device device;
     /**
