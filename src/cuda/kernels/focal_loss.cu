@@ -5,8 +5,7 @@
 #include "sigmoid.h"
 #include "softmax.h"
 
-constexpr int COUNT_THREADS = 256;
-constexpr int FINISH_THREADS = 256;
+enum { COUNT_THREADS = 256, FINISH_THREADS = 256 };
 
 // What the mean divides by.
 template <class S> FOCAL_LOSS_DEVICE void count(const focal_loss_problem &p) {
@@ -19,7 +18,7 @@ template <class S> FOCAL_LOSS_DEVICE void count(const focal_loss_problem &p) {
     Cursor<i64> at(start, step, size);
     double total = 0;
     for (i64 i = start; i < items; i += step, at.advance()) {
-        const RowOffsets row(p, at.outer);
+        const RowOffsets row = RowOffsets::of(p, at.outer);
         const i64 own = labels ? label(p, class_index(p, row.targets)) : 0;
         if (own == IGNORED) continue;
         if (weights)
@@ -46,7 +45,7 @@ template <class S> FOCAL_LOSS_DEVICE void finish(const focal_loss_problem &p) {
 
 // What follows the threads is the body's name, in as many arguments as its commas make.
 #define KERNEL(NAME, THREADS, ...)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
+    extern "C" __global__ void __launch_bounds__(THREADS, FOCAL_LOSS_BLOCKS_PER_SM)                                   \
         focal_loss_##NAME(const __grid_constant__ focal_loss_problem problem) {                                       \
         __VA_ARGS__(problem);                                                                                         \
     }

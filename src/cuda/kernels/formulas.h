@@ -193,7 +193,8 @@ struct Row {
     }
 
     // `d` is the logit's distance to the largest, `c` the class's coefficient.
-    FOCAL_LOSS_DEVICE Term term(Pair<double> d, bool largest, double c, const Gamma<double> &gamma) const {
+    // Not inlined: it is long, and needed only once per row where targets are class indices.
+    __device__ __noinline__ Term term(Pair<double> d, bool largest, double c, Gamma<double> gamma) const {
         typedef Real<double> Q;
         if (largest) d = {0, 0};
         const Exp<double> power = exp_pair(d);

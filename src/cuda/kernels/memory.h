@@ -93,9 +93,16 @@ template <class S> FOCAL_LOSS_DEVICE void store(u64 address, i64 offset, typenam
 // Never through the read-only cache: the gradient may overwrite the logits.
 FOCAL_LOSS_DEVICE uint4 load_16_bytes(u64 address, i64 index) { return ((const uint4 *)address)[index]; }
 
-template <class S, int V> FOCAL_LOSS_DEVICE void unpack(uint4 raw, typename Storage<S>::Arithmetic (&x)[V]) {
+template <class S> FOCAL_LOSS_DEVICE void unpack(uint4 raw, typename Storage<S>::Arithmetic *x) {
     const unsigned word[4] = {raw.x, raw.y, raw.z, raw.w};
     Storage<S>::unpack(word, x);
+}
+
+template <class S>
+FOCAL_LOSS_DEVICE void store_16_bytes(u64 address, i64 index, const typename Storage<S>::Arithmetic *x) {
+    unsigned word[4];
+    Storage<S>::pack(x, word);
+    ((uint4 *)address)[index] = uint4{word[0], word[1], word[2], word[3]};
 }
 
 // The first `count` of V elements from `first` on, V of them and aligned wherever they are all there.
@@ -112,9 +119,7 @@ FOCAL_LOSS_DEVICE void load_vector(u64 address, i64 first, int count, typename S
 template <class S, int V>
 FOCAL_LOSS_DEVICE void store_vector(u64 address, i64 first, int count, const typename Storage<S>::Arithmetic (&x)[V]) {
     if (count == V) {
-        unsigned word[4];
-        Storage<S>::pack(x, word);
-        ((uint4 *)address)[first / V] = uint4{word[0], word[1], word[2], word[3]};
+        store_16_bytes<S>(address, first / V, x);
     } else {
 #pragma unroll
         for (int j = 0; j < V; ++j)
@@ -126,24 +131,32 @@ FOCAL_LOSS_DEVICE void store_vector(u64 address, i64 first, int count, const typ
 struct RowOffsets {
     i64 logits, targets, weight, grad_loss, loss, grad_logits;
 
-    FOCAL_LOSS_DEVICE RowOffsets(const focal_loss_problem &p, i64 row)
-        : logits(0), targets(0), weight(0), grad_loss(0), loss(0), grad_logits(0) {
+    // Where there is at most one axis of rows.
+    static FOCAL_LOSS_DEVICE RowOffsets flat(const focal_loss_problem &p, i64 row) {
+        if (p.row_rank == 0) return {};
+        return {row * p.logits.row_strides[0],    row * p.targets.row_strides[0], row * p.weight.row_strides[0],
+                row * p.grad_loss.row_strides[0], row * p.loss.row_strides[0],    row * p.grad_logits.row_strides[0]};
+    }
+
+    static FOCAL_LOSS_DEVICE RowOffsets of(const focal_loss_problem &p, i64 row) {
+        RowOffsets at = {};
         for (int axis = p.row_rank - 1; axis >= 0; --axis) {
-            i64 at = row;
+            i64 index = row;
             if (axis > 0) {
                 const i64 size = p.row_shape[axis];
                 // Division of 64 bits takes several times as long.
                 const i64 rest = (u64)(row | size) >> 32 ? row / size : (i64)((unsigned)row / (unsigned)size);
-                at = row - rest * size;
+                index = row - rest * size;
                 row = rest;
             }
-            logits += at * p.logits.row_strides[axis];
-            targets += at * p.targets.row_strides[axis];
-            weight += at * p.weight.row_strides[axis];
-            grad_loss += at * p.grad_loss.row_strides[axis];
-            loss += at * p.loss.row_strides[axis];
-            grad_logits += at * p.grad_logits.row_strides[axis];
+            at.logits += index * p.logits.row_strides[axis];
+            at.targets += index * p.targets.row_strides[axis];
+            at.weight += index * p.weight.row_strides[axis];
+            at.grad_loss += index * p.grad_loss.row_strides[axis];
+            at.loss += index * p.loss.row_strides[axis];
+            at.grad_logits += index * p.grad_logits.row_strides[axis];
         }
+        return at;
     }
 };
 

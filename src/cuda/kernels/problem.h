@@ -13,8 +13,9 @@
 // Kernels, by name (extern "C"); TYPE is f16, bf16, f32 or f64, OUT is loss, grad or both:
 //
 //     focal_loss_count_TYPE                      256 threads, `count_blocks` blocks, at most MAX_COUNT_BLOCKS
-//     focal_loss_sigmoid_rows_TYPE_OUT           256 threads; class indices, K a multiple of LANES(TYPE), and no
-//                                                class_alpha, no weight, and no grad_loss unless `reduced`
+//     focal_loss_sigmoid_rows_TYPE_OUT           256 threads; class indices, K a multiple of ROW_GROUP(TYPE), no
+//                                                class_alpha, no weight, no grad_loss unless `reduced`, and
+//                                                rows * K < 2^31
 //     focal_loss_sigmoid_index_TYPE_OUT          256 threads; class indices, any K, any factors
 //     focal_loss_sigmoid_dense_TYPE_OUT          256 threads; dense targets, any K, any factors
 //     focal_loss_sigmoid_strided_TYPE            256 threads; everything, slowly; outputs are those with an address
@@ -24,15 +25,17 @@
 //                                                apart, or few (K <= 8); right for all
 //     focal_loss_finish_TYPE                     256 threads, 1 block
 //
-// The first three sigmoid kernels move 16 bytes at a time: LANES(TYPE) = 16 / sizeof(TYPE) elements. They ask that
+// The first three sigmoid kernels move 16 bytes at a time: LANES(TYPE) = 16 / sizeof(TYPE) elements, and `rows`
+// ROW_GROUP(TYPE) elements: 8, in f64 2. They ask that
 // logits, grad_logits (where there), dense targets and, unless `reduced`, loss be row-major with the classes last
-// (class_stride 1 and, where row_rank is 1, row_strides[0] = K) and start at a multiple of 16 bytes, and that
-// row_rank <= 1. Other operands may have any strides.
+// (class_stride 1 and, where row_rank is 1, row_strides[0] = K) and start at a multiple of 16 bytes, that
+// row_rank <= 1, and that K < 2^31. Other operands may have any strides.
 //
 // Blocks of the main kernel: any number from 1 to MAX_BLOCKS is right (it loops); it goes into `blocks` and has to
 // be the grid's size. Enough is ceil(work / threads), work being
-//     sigmoid rows, index, dense    ceil(rows * K / LANES)          strided          rows * K
-//     softmax warp                  rows                            softmax thread   rows
+//     sigmoid rows                  rows * K / ROW_GROUP
+//     sigmoid index, dense          ceil(rows * K / LANES)          sigmoid strided  rows * K
+//     softmax warp                  rows * 32                       softmax thread   rows
 // and more than fill the GPU (multiprocessors * BLOCKS_PER_SM) only make the sums longer. Likewise `count_blocks`,
 // for rows (times K where sums of targets or weights are made).
 //
@@ -45,8 +48,10 @@
 
 #define FOCAL_LOSS_ROW_AXES 15 /* MAX_RANK of src/tensor.rs, less the class axis */
 
+#define FOCAL_LOSS_ROW_GROUP(size) ((size) == 8 ? 2 : 8)
+
 enum {
-    FOCAL_LOSS_BLOCKS_PER_SM = 6,
+    FOCAL_LOSS_BLOCKS_PER_SM = 4, // all resident at once, on every architecture
     FOCAL_LOSS_MAX_BLOCKS = 65536,
     FOCAL_LOSS_MAX_COUNT_BLOCKS = 256,
 };

@@ -171,60 +171,83 @@ template <class R, int V> FOCAL_LOSS_DEVICE void fill(R (&x)[V], R value) {
     for (int j = 0; j < V; ++j) x[j] = value;
 }
 
-constexpr int SIGMOID_THREADS = 256;
+enum { SIGMOID_THREADS = 256 };
 
-// Class indices, whole vectors within a row, one pair of coefficients for everything. The next vector is on its way
-// while this one is computed.
+// Class indices, one pair of coefficients for everything, and rows made of whole groups of ROW_GROUP elements, fewer than
+// 2^31 of them: what a detector's loss comes down to, so nothing is done per element that can be done per group. The
+// next group is on its way while this one is computed.
 template <class S, bool LOSS, bool GRAD> FOCAL_LOSS_DEVICE void sigmoid_rows(const focal_loss_problem &p) {
     typedef typename Storage<S>::Arithmetic R;
-    constexpr int V = Storage<S>::LANES;
+    constexpr int V = Storage<S>::LANES, GROUP = FOCAL_LOSS_ROW_GROUP(sizeof(S)), VECTORS = GROUP / V;
     const Sigmoid<S> launch(p, factors<S, SIGMOID_THREADS>(p));
     const Hard<S, R> hard(p.gamma);
     const double negative = (p.alpha < 0 ? 1.0 : 1.0 - p.alpha) * launch.factor.loss;
 
-    const i64 vectors = p.rows * (p.classes / V), step = (i64)gridDim.x * SIGMOID_THREADS;
-    i64 vector = (i64)blockIdx.x * SIGMOID_THREADS + threadIdx.x;
-    // Counted in vectors.
-    Cursor<unsigned> at(vector, step, (unsigned)(p.classes / V));
-    const i64 row_stride = p.row_rank ? p.targets.row_strides[0] : 0;
-    double total = 0;
-    uint4 next = {};
-    i64 next_index = 0;
-    const auto fetch = [&] {
-        next = load_16_bytes(p.logits.address, vector);
-        next_index = class_index(p, at.outer * row_stride);
-    };
-    if (vector < vectors) fetch();
-    while (vector < vectors) {
-        R x[V], loss[V], grad[V], extra = 0;
-        unpack<S>(next, x);
-        const i64 index = next_index, here = vector;
-        const unsigned k = at.inner * V;
-        vector += step;
-        at.advance();
-        if (vector < vectors) fetch();
+    const unsigned row_groups = (unsigned)p.classes / GROUP, groups = (unsigned)p.rows * row_groups;
+    const unsigned step = gridDim.x * SIGMOID_THREADS;
+    unsigned group = blockIdx.x * SIGMOID_THREADS + threadIdx.x;
+    unsigned row = group / row_groups, in_row = group - row * row_groups;
+    const unsigned row_step = step / row_groups, in_row_step = step - row_step * row_groups;
+    const i64 label_stride = p.row_rank ? p.targets.row_strides[0] * p.index_bytes : 0;
+    const bool wide = p.index_bytes == 8;
+    // What most rows are: background, unless that is to be ignored.
+    const bool has_usual = !(p.has_ignore && p.ignore_index == p.background_index);
 
-        // Most rows have no object.
-        i64 own = BACKGROUND;
-        if (p.has_ignore || index != p.background_index) own = label(p, index);
-        if (own >= BACKGROUND) {
+    double total = 0;
+    uint4 next[VECTORS];
+    i64 next_index;
+    const auto fetch = [&] {
+#pragma unroll
+        for (int v = 0; v < VECTORS; ++v) next[v] = load_16_bytes(p.logits.address, (i64)group * VECTORS + v);
+        const u64 address = p.targets.address + row * label_stride;
+        next_index = wide ? *(const i64 *)address : *(const int *)address;
+    };
+    if (group < groups) fetch();
+    while (group < groups) {
+        R x[GROUP], loss[GROUP], grad[GROUP];
+#pragma unroll
+        for (int v = 0; v < VECTORS; ++v) unpack<S>(next[v], x + v * V);
+        const i64 index = next_index;
+        const unsigned here = group, k = in_row * GROUP;
+        group += step;
+        row += row_step;
+        in_row += in_row_step;
+        if (in_row >= row_groups) {
+            in_row -= row_groups;
+            ++row;
+        }
+        if (group < groups) fetch();
+
+        unsigned own = GROUP; // counted from k
+        bool counted = true;
+        if (!(has_usual && index == p.background_index)) {
+            const i64 y = label(p, index);
+            counted = y >= BACKGROUND;
+            own = (unsigned)y - k;
+            if (!counted) {
+                const R value = y == IGNORED ? (R)0 : not_a_number<R>();
+                fill(loss, value);
+                fill(grad, value);
+                total += (double)value;
+            }
+        }
+        if (counted) {
             const auto coefficients = [&](int) { return launch.uniform; };
-            double positives = 0;
             const auto settled = [&](R value) {
                 if (!p.reduced) return value;
-                positives += (double)value;
+                total += (double)value;
                 return (R)0;
             };
-            evaluate<S, ROWS, LOSS, GRAD>(p, hard, x, x, (unsigned)own - k, coefficients, loss, grad, settled);
-            if (LOSS && p.reduced) total = fma(sum_of(loss), negative, total) + positives;
-        } else {
-            extra = own == IGNORED ? (R)0 : not_a_number<R>();
-            fill(loss, extra);
-            fill(grad, extra);
-            total += (double)extra;
+            evaluate<S, ROWS, LOSS, GRAD>(p, hard, x, x, own, coefficients, loss, grad, settled);
+            if (LOSS && p.reduced) total = fma(sum_of(loss), negative, total);
         }
-        if (LOSS && !p.reduced) store_vector<S>(p.loss.address, here * V, V, loss);
-        if (GRAD) store_vector<S>(p.grad_logits.address, here * V, V, grad);
+        if (LOSS && !p.reduced)
+#pragma unroll
+            for (int v = 0; v < VECTORS; ++v) store_16_bytes<S>(p.loss.address, (i64)here * VECTORS + v, loss + v * V);
+        if (GRAD)
+#pragma unroll
+            for (int v = 0; v < VECTORS; ++v)
+                store_16_bytes<S>(p.grad_logits.address, (i64)here * VECTORS + v, grad + v * V);
     }
     if (LOSS && p.reduced) leave_partial<SIGMOID_THREADS>(p.partials, total);
 }
@@ -286,7 +309,7 @@ FOCAL_LOSS_DEVICE void sigmoid_vectors(const focal_loss_problem &p) {
             i64 row;
             unsigned k;
             place.locate(j, row, k);
-            return launch.coefficients(RowOffsets(p, row), k);
+            return launch.coefficients(RowOffsets::flat(p, row), k);
         };
         evaluate<S, LABELS, LOSS, GRAD>(p, hard, x, t, 0, coefficients, loss, grad, [](R value) { return value; });
         if (ignored | invalid) {
@@ -318,7 +341,7 @@ template <class S> FOCAL_LOSS_DEVICE void sigmoid_strided(const focal_loss_probl
     double total = 0;
     for (i64 i = start; i < elements; i += step, at.advance()) {
         const i64 k = p.rows_innermost ? at.outer : at.inner;
-        const RowOffsets row(p, p.rows_innermost ? at.inner : at.outer);
+        const RowOffsets row = RowOffsets::of(p, p.rows_innermost ? at.inner : at.outer);
         const R x[1] = {load<S>(p.logits.address, row.logits + k * p.logits.class_stride)};
         R t[1], loss[1], grad[1];
         i64 own = BACKGROUND;

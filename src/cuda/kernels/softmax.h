@@ -6,8 +6,7 @@
 #pragma once
 #include "sums.h"
 
-constexpr int SOFTMAX_THREADS = 128;
-constexpr int WARP = 32;
+enum { SOFTMAX_THREADS = 128, WARP = 32 };
 
 // Of GROUP threads; with one, nothing is exchanged.
 template <int GROUP, class T> FOCAL_LOSS_DEVICE T from_lane(T value, int lane) {
@@ -81,7 +80,7 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
 
         // Everybody's largest logit and the sum of the other exponentials.
         for (int r = 0; r < count; ++r) {
-            const RowOffsets at(p, first + r);
+            const RowOffsets at = RowOffsets::of(p, first + r);
             Peak<R> peak = {lane < p.classes ? logit(at, lane) : (R)0, lane < p.classes ? lane : p.classes};
             for (i64 k = lane + GROUP; k < p.classes; k += GROUP) {
                 const R x = logit(at, k);
@@ -117,7 +116,7 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
 
         // Each thread its own row.
         const bool has_row = lane < count;
-        const RowOffsets at(p, first + (has_row ? lane : 0));
+        const RowOffsets at = RowOffsets::of(p, first + (has_row ? lane : 0));
         const auto term = [&](const RowState<R> &state, R x, i64 k, double c) {
             const Pair<double> d = two_sum((double)x, -(double)state.peak.max);
             return state.row.term(d, k == state.peak.k, c, gamma);
@@ -156,7 +155,7 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
         };
         if (dense) {
             for (int r = 0; r < count; ++r) {
-                const RowOffsets here(p, first + r);
+                const RowOffsets here = RowOffsets::of(p, first + r);
                 const RowState<R> state = told(r);
                 double loss = 0, slope = 0;
                 for (i64 k = lane; k < p.classes; k += GROUP) {
@@ -184,7 +183,7 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
         if (!p.grad_logits.address) continue;
 
         for (int r = 0; r < count; ++r) {
-            const RowOffsets here(p, first + r);
+            const RowOffsets here = RowOffsets::of(p, first + r);
             const RowState<R> state = told(r);
             const R scale = (R)(state.slope / state.row.sum);
             for (i64 k = lane; k < p.classes; k += GROUP) {
