@@ -1,21 +1,25 @@
 //! The kernels as the driver sees them: PTX, names, and the struct that each is handed. `kernels/problem.h` says what
 //! they ask for; what is here mirrors it, which a test checks.
 
-use std::ffi::CStr;
-
 use crate::tensor::{DType, MAX_RANK};
 
-/// Compiled from `kernels/focal_loss.cu` by `kernels/compile.py`; the driver makes it fit the device.
-pub const PTX: &CStr = match CStr::from_bytes_with_nul(concat!(include_str!("kernels/focal_loss.ptx"), "\0").as_bytes())
-{
-    Ok(text) => text,
-    Err(_) => panic!("the PTX contains a NUL"),
-};
+/// Compiled from `kernels/focal_loss.cu` by `kernels/make_ptx.py`; the driver makes it fit the device. Ends with a NUL.
+pub const PTX: &str = concat!(include_str!("kernels/focal_loss.ptx"), "\0");
 
-pub const BLOCKS_PER_SM: u32 = 6;
+pub const BLOCKS_PER_SM: u32 = 4;
 pub const MAX_BLOCKS: u32 = 65536;
 pub const MAX_COUNT_BLOCKS: u32 = 256;
 pub const ROW_AXES: usize = MAX_RANK - 1;
+
+/// Elements of a `dtype` that one memory access moves.
+pub fn lanes(dtype: DType) -> u64 {
+    16 / dtype.size() as u64
+}
+
+/// Elements that a thread of the `rows` kernels works on at a time.
+pub fn row_group(dtype: DType) -> u64 {
+    if dtype.size() == 8 { 2 } else { 8 }
+}
 
 /// Which outputs a kernel writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -205,6 +209,9 @@ mod tests {
             ("MAX_BLOCKS", MAX_BLOCKS as i64),
             ("MAX_COUNT_BLOCKS", MAX_COUNT_BLOCKS as i64),
             ("ROW_AXES", ROW_AXES as i64),
+            ("ROW_GROUP(8)", row_group(DType::F64) as i64),
+            ("ROW_GROUP(4)", row_group(DType::F32) as i64),
+            ("ROW_GROUP(2)", row_group(DType::F16) as i64),
             ("COUNT_NOTHING", Count::Nothing as i64),
             ("COUNT_ROWS", Count::Rows as i64),
             ("COUNT_POSITIVES", Count::Positives as i64),
@@ -225,10 +232,10 @@ mod tests {
 
     #[test]
     fn the_ptx_has_every_kernel() {
-        let text = PTX.to_str().unwrap();
+        assert_eq!(PTX.find('\0'), Some(PTX.len() - 1));
         for kernel in Kernel::all() {
-            assert!(text.contains(&format!(".entry {}(", kernel.name())), "{}", kernel.name());
+            assert!(PTX.contains(&format!(".entry {}(", kernel.name())), "{}", kernel.name());
         }
-        assert_eq!(Kernel::all().count(), text.matches(".entry ").count());
+        assert_eq!(Kernel::all().count(), PTX.matches(".entry ").count());
     }
 }

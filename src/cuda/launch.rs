@@ -8,7 +8,9 @@ use crate::problem::{Inputs, Outputs, Problem};
 use crate::tensor::{Strides, Tensor};
 
 use super::driver::{Address, Driver, Stream};
-use super::kernels::{Arguments, BLOCKS_PER_SM, Body, Count, Kernel, MAX_BLOCKS, MAX_COUNT_BLOCKS, Operand, Writes};
+use super::kernels::{
+    Arguments, BLOCKS_PER_SM, Body, Count, Kernel, MAX_BLOCKS, MAX_COUNT_BLOCKS, Operand, Writes, lanes, row_group,
+};
 use super::module::Loaded;
 
 /// Queues all that a problem takes.
@@ -113,15 +115,16 @@ impl Plan {
             row_weights: (options.activation == Activation::Softmax).into(),
             ..operands(problem)
         };
-        let lanes = 16 / problem.inputs.logits.dtype.size() as i64;
-        let main = main_kernel(problem, &arguments, lanes);
+        let dtype = problem.inputs.logits.dtype;
+        let main = main_kernel(problem, &arguments);
         let (rows, elements) = (arguments.rows as u64, (arguments.rows * arguments.classes) as u64);
         let fill = multiprocessors * BLOCKS_PER_SM;
         let work = match main {
             Body::SoftmaxWarp => rows.saturating_mul(32),
             Body::SoftmaxThread => rows,
             Body::SigmoidStrided => elements,
-            _ => elements.div_ceil(lanes as u64),
+            Body::SigmoidRows(_) => elements / row_group(dtype),
+            _ => elements.div_ceil(lanes(dtype)),
         };
         let counted =
             if count == Count::Rows || problem.index_targets() && count == Count::Positives { rows } else { elements };
@@ -185,7 +188,9 @@ fn divisor(problem: &Problem) -> (Count, f64, f64) {
     }
 }
 
-fn main_kernel(problem: &Problem, arguments: &Arguments, lanes: i64) -> Body {
+fn main_kernel(problem: &Problem, arguments: &Arguments) -> Body {
+    /// Where 32-bit indices end.
+    const MOST: i64 = i32::MAX as i64;
     let Inputs { class_alpha, weight, grad_loss, .. } = problem.inputs;
     let reduced = arguments.reduced != 0;
     if problem.options.activation == Activation::Softmax {
@@ -205,17 +210,22 @@ fn main_kernel(problem: &Problem, arguments: &Arguments, lanes: i64) -> Body {
         (&arguments.loss, !reduced),
     ];
     let fast = arguments.row_rank <= 1
+        && arguments.classes <= MOST
         && fast.into_iter().all(|(operand, asked)| !asked || operand.address == 0 || row_major(operand));
     let writes = match problem.outputs {
         Outputs { loss: Some(_), grad_logits: Some(_) } => Writes::Both,
         Outputs { grad_logits: Some(_), .. } => Writes::Grad,
         _ => Writes::Loss,
     };
-    let plain = class_alpha.is_none() && weight.is_none() && (reduced || grad_loss.is_none());
+    let plain = class_alpha.is_none()
+        && weight.is_none()
+        && (reduced || grad_loss.is_none())
+        && arguments.rows * arguments.classes <= MOST
+        && (arguments.classes as u64).is_multiple_of(row_group(problem.inputs.logits.dtype));
     match (fast, index_targets) {
         (false, _) => Body::SigmoidStrided,
         (true, false) => Body::SigmoidDense(writes),
-        (true, true) if plain && arguments.classes % lanes == 0 => Body::SigmoidRows(writes),
+        (true, true) if plain => Body::SigmoidRows(writes),
         (true, true) => Body::SigmoidIndex(writes),
     }
 }

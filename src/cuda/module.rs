@@ -59,7 +59,7 @@ fn load(driver: &Driver, current: &Current) -> Result<Loaded> {
 }
 
 /// The driver's compiler says in words what it does not like.
-fn load_module(driver: &Driver, ptx: &CStr) -> Result<Module> {
+fn load_module(driver: &Driver, ptx: &str) -> Result<Module> {
     const ERROR_LOG_BUFFER: c_int = 5;
     const ERROR_LOG_BUFFER_SIZE_BYTES: c_int = 6;
     let mut log = [0u8; 4096];

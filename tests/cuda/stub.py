@@ -6,14 +6,9 @@ linker takes `libcuda.so.1` for the one that is there.
 
 import ctypes
 import os
-import pathlib
-import sys
 
 import numpy as np
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/python"))
-import focal_loss_ctypes as fl  # noqa: E402
+from places import ROOT, fl
 
 BUILD = ROOT / "target/cuda-stub"
 CUDA, MANAGED = 2, 13

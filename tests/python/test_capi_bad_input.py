@@ -411,7 +411,7 @@ def test_dtypes_that_do_not_match(name, targets, dtype):
 def test_devices(name):
     for device in [2, 13]:  # one tensor on CUDA device 5, the others in main memory
         call = Call()
-        call.tensors[name].device = Device(device, 5)
+        call.tensors[name].device = fl.Device(device, 5)
         refused(call, INVALID_ARGUMENT, name, "CUDA device 5", "the CPU", functions=functions_with(name))
     for device in [0, -1, 4, 7, 8, 9, 10, 12, 14, 17, INT32_MIN, INT32_MAX]:
         call = Call()
