@@ -44,26 +44,26 @@ template <class S> FOCAL_LOSS_DEVICE void finish(const focal_loss_problem &p) {
 }
 
 // What follows the threads is the body's name, in as many arguments as its commas make.
-#define KERNEL(NAME, THREADS, ...)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(THREADS, FOCAL_LOSS_BLOCKS_PER_SM)                                   \
-        focal_loss_##NAME(const __grid_constant__ focal_loss_problem problem) {                                       \
-        __VA_ARGS__(problem);                                                                                         \
+#define KERNEL(NAME, THREADS, BLOCKS, ...)                                                                             \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                      \
+        focal_loss_##NAME(const __grid_constant__ focal_loss_problem problem) {                                        \
+        __VA_ARGS__(problem);                                                                                          \
     }
 
-#define SIGMOID(LABELS, TYPE, ...)                                                                                    \
-    KERNEL(sigmoid_##LABELS##_##TYPE##_loss, SIGMOID_THREADS, __VA_ARGS__, true, false >)                             \
-    KERNEL(sigmoid_##LABELS##_##TYPE##_grad, SIGMOID_THREADS, __VA_ARGS__, false, true >)                             \
-    KERNEL(sigmoid_##LABELS##_##TYPE##_both, SIGMOID_THREADS, __VA_ARGS__, true, true >)
+#define SIGMOID(LABELS, TYPE, BLOCKS, ...)                                                                             \
+    KERNEL(sigmoid_##LABELS##_##TYPE##_loss, SIGMOID_THREADS, BLOCKS, __VA_ARGS__, true, false >)                      \
+    KERNEL(sigmoid_##LABELS##_##TYPE##_grad, SIGMOID_THREADS, BLOCKS, __VA_ARGS__, false, true >)                      \
+    KERNEL(sigmoid_##LABELS##_##TYPE##_both, SIGMOID_THREADS, BLOCKS, __VA_ARGS__, true, true >)
 
-#define KERNELS(TYPE, S)                                                                                              \
-    KERNEL(count_##TYPE, COUNT_THREADS, count<S>)                                                                     \
-    SIGMOID(rows, TYPE, sigmoid_rows<S)                                                                               \
-    SIGMOID(index, TYPE, sigmoid_vectors<S, INDEX)                                                                    \
-    SIGMOID(dense, TYPE, sigmoid_vectors<S, DENSE)                                                                    \
-    KERNEL(sigmoid_strided_##TYPE, SIGMOID_THREADS, sigmoid_strided<S>)                                               \
-    KERNEL(softmax_warp_##TYPE, SOFTMAX_THREADS, softmax<S, WARP>)                                                    \
-    KERNEL(softmax_thread_##TYPE, SOFTMAX_THREADS, softmax<S, 1>)                                                     \
-    KERNEL(finish_##TYPE, FINISH_THREADS, finish<S>)
+#define KERNELS(TYPE, S)                                                                                               \
+    KERNEL(count_##TYPE, COUNT_THREADS, 4, count<S>)                                                                   \
+    SIGMOID(rows, TYPE, sizeof(S) == 8 ? 2 : 4, sigmoid_rows<S)                                                        \
+    SIGMOID(index, TYPE, sizeof(S) == 8 ? 1 : 2, sigmoid_vectors<S, INDEX)                                                                  \
+    SIGMOID(dense, TYPE, sizeof(S) == 8 ? 1 : 2, sigmoid_vectors<S, DENSE)                                                                  \
+    KERNEL(sigmoid_strided_##TYPE, SIGMOID_THREADS, sizeof(S) == 8 ? 1 : 2, sigmoid_strided<S>)                                             \
+    KERNEL(softmax_warp_##TYPE, SOFTMAX_THREADS, 2, softmax<S, WARP>)                                                  \
+    KERNEL(softmax_thread_##TYPE, SOFTMAX_THREADS, 2, softmax<S, 1>)                                                   \
+    KERNEL(finish_##TYPE, FINISH_THREADS, 1, finish<S>)
 
 KERNELS(f16, F16)
 KERNELS(bf16, BF16)

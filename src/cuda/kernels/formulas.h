@@ -194,12 +194,14 @@ struct Row {
 
     // `d` is the logit's distance to the largest, `c` the class's coefficient.
     // Not inlined: it is long, and needed only once per row where targets are class indices.
-    __device__ __noinline__ Term term(Pair<double> d, bool largest, double c, Gamma<double> gamma) const {
-        typedef Real<double> Q;
+    static __device__ __noinline__ Term term(Row row, Pair<double> d, bool largest, double c, Pair<double> gamma) {
+        const Sum rest = row.rest;
+        const Pair<double> log_sum = row.log_sum;
+        const double sum = row.sum;
         if (largest) d = {0, 0};
         const Exp<double> power = exp_pair(d);
         const double e = power.unscaled(power.value);
-        const double d_low = d.high < Q::EXP_LOWEST ? 0.0 : d.low;
+        const double d_low = d.high < Real<double>::EXP_LOWEST ? 0.0 : d.low;
         const double ce = (log_sum.high - d.high) + (log_sum.low - d_low);
 
         const Pair<double> left = two_sum(1.0, rest.high - e);
@@ -208,14 +210,14 @@ struct Row {
         const Pair<double> log_others = log_pair(Pair<double>{none ? 1.0 : others.high, others.low});
         const Pair<double> log_o = two_sum(log_others.high, -log_sum.high);
         const Exp<double> focus =
-            exp_pair(scale_pair(gamma.power, Pair<double>{log_o.high, log_o.low + (log_others.low - log_sum.low)}));
-        if (none && gamma.power.high > 0.0) c = 0.0 * c;
+            exp_pair(scale_pair(gamma, Pair<double>{log_o.high, log_o.low + (log_others.low - log_sum.low)}));
+        if (none && gamma.high > 0.0) c = 0.0 * c;
 
         const double o = (others.high + others.low) / sum;
         const double finite_ce = finite(ce);
         const double h = none ? 1.0 : finite_ce / o;
         const double p = e / sum;
-        const double bend = fused(gamma.power.high * p, h, 1.0);
+        const double bend = fused(gamma.high * p, h, 1.0);
         return {focus.times(c, c == 0.0 ? finite_ce : ce), focus.times(c, bend), o, p};
     }
 };

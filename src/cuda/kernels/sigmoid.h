@@ -103,7 +103,7 @@ template <class R, int V> FOCAL_LOSS_DEVICE void put(R (&x)[V], int j, R value) 
 template <class S, Labels LABELS, bool LOSS, bool GRAD, int V, class R, class Coefficient, class Settled>
 FOCAL_LOSS_DEVICE void evaluate(const focal_loss_problem &p, const Hard<S, R> &hard, const R (&x)[V], const R (&t)[V],
                                 unsigned own, Coefficient coefficients, R (&loss)[V], R (&grad)[V], Settled settled) {
-    bool others = LABELS == ROWS ? own < V : false;
+    bool others = LABELS == ROWS ? own < (unsigned)V : false;
 #pragma unroll
     for (int j = 0; j < V; ++j) {
         const bool positive = LABELS != ROWS && t[j] == (R)1;
@@ -127,7 +127,7 @@ FOCAL_LOSS_DEVICE void evaluate(const focal_loss_problem &p, const Hard<S, R> &h
 #pragma unroll
     for (int j = 0; j < V; ++j) {
         bool other = hard.beyond(x[j]);
-        if (LABELS == ROWS) other |= own == j;
+        if (LABELS == ROWS) other |= own == (unsigned)j;
         if (LABELS == DENSE) other |= !(t[j] == (R)1 || t[j] == (R)0);
         left |= (unsigned)other << j;
     }
@@ -135,7 +135,7 @@ FOCAL_LOSS_DEVICE void evaluate(const focal_loss_problem &p, const Hard<S, R> &h
 #pragma unroll 1
     for (; left; left &= left - 1) {
         const int j = __ffs((int)left) - 1;
-        const R label = LABELS == ROWS ? (R)(own == j) : pick(t, j);
+        const R label = LABELS == ROWS ? (R)(own == (unsigned)j) : pick(t, j);
         const Coefficients<R> c = coefficients(j);
         const Both<R> value = exact(pick(x, j), label, c.ones, c.zeros, gamma);
         if (LOSS) put(loss, j, settled(value.loss));

@@ -51,7 +51,7 @@ template <class R> struct RowState {
 template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_problem &p) {
     typedef typename Storage<S>::Arithmetic R;
     const Both<double> factor = factors<S, SOFTMAX_THREADS>(p);
-    const Gamma<double> gamma(p.gamma);
+    const Pair<double> gamma = Gamma<double>(p.gamma).power;
     const int lane = GROUP == 1 ? 0 : (int)(threadIdx.x % WARP);
     const bool dense = p.index_bytes == 0;
 
@@ -119,7 +119,7 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
         const RowOffsets at = RowOffsets::of(p, first + (has_row ? lane : 0));
         const auto term = [&](const RowState<R> &state, R x, i64 k, double c) {
             const Pair<double> d = two_sum((double)x, -(double)state.peak.max);
-            return state.row.term(d, k == state.peak.k, c, gamma);
+            return Row::term(state.row, d, k == state.peak.k, c, gamma);
         };
         mine.weight = factor.loss;
         if (p.weight.address) mine.weight *= (double)load<S>(p.weight.address, at.weight);
