@@ -44,7 +44,7 @@ template <class R> struct Shared {
 };
 
 // An infinite cross entropy times zero is the limit, zero.
-template <class R> FOCAL_LOSS_DEVICE R finite(R x) { return x > Real<R>::MAX ? Real<R>::MAX : x; }
+template <class R> FOCAL_LOSS_DEVICE R capped(R x) { return x > Real<R>::MAX ? Real<R>::MAX : x; }
 
 // Loss and dL/dz at the oriented logit z (large means wrong), times the label's coefficients.
 template <class R> FOCAL_LOSS_DEVICE Both<R> hard_exact(const Shared<R> &shared, R z, Both<R> c, const Gamma<R> &gamma) {
@@ -59,8 +59,8 @@ template <class R> FOCAL_LOSS_DEVICE Both<R> hard_exact(const Shared<R> &shared,
     const R ce = (wrong_side ? z : (R)0) + shared.log1p_e.high;
     const R es = shared.e.high * shared.s;
     const R m = wrong_side ? shared.s : es, right_probability = wrong_side ? es : shared.s;
-    const R slope = fused(gamma.power.high * right_probability, finite(ce), m);
-    return {power.times(c.loss, far ? (R)1 : c.loss == (R)0 ? finite(ce) : ce),
+    const R slope = fused(gamma.power.high * right_probability, capped(ce), m);
+    return {power.times(c.loss, far ? (R)1 : c.loss == (R)0 ? capped(ce) : ce),
             power.times(c.grad, far ? (R)1 + gamma.power.high : slope)};
 }
 
@@ -100,7 +100,7 @@ FOCAL_LOSS_DEVICE Both<R> exact(R x, R t, Both<R> ones, Both<R> zeros, const Gam
     const R error = difference.high + (difference.low + (v.low - es_low));
     const R lean = (-t - t) + (R)1;
     const R pull = (gamma.power.high * (right_side ? lean : -lean)) * (es / w);
-    const R slope = fused(pull, finite(ce), error);
+    const R slope = fused(pull, capped(ce), error);
 
     const R sign = negative ? gamma.negative_base : (R)1;
     const Both<R> c = {fused(ones.loss, t, zeros.loss * complement.high) * sign,
@@ -108,7 +108,7 @@ FOCAL_LOSS_DEVICE Both<R> exact(R x, R t, Both<R> ones, Both<R> zeros, const Gam
     // At an infinite logit the power has a positive limit, even where it has vanished in this arithmetic.
     const bool infinite = ce > Real<R>::MAX && c.loss != (R)0;
     const R grad = power.times(c.grad, slope);
-    return {infinite ? c.loss * ce : power.times(c.loss, finite(ce)), right_side ? grad : -grad};
+    return {infinite ? c.loss * ce : power.times(c.loss, capped(ce)), right_side ? grad : -grad};
 }
 
 // The quick form, for hard labels and `|x| <= limit`, in f32. With `R(e) = log1p(e)/e`, `s = 1/(1+e)` and
@@ -214,7 +214,7 @@ struct Row {
         if (none && gamma.high > 0.0) c = 0.0 * c;
 
         const double o = (others.high + others.low) / sum;
-        const double finite_ce = finite(ce);
+        const double finite_ce = capped(ce);
         const double h = none ? 1.0 : finite_ce / o;
         const double p = e / sum;
         const double bend = fused(gamma.high * p, h, 1.0);

@@ -123,8 +123,9 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
         };
         mine.weight = factor.loss;
         if (p.weight.address) mine.weight *= (double)load<S>(p.weight.address, at.weight);
-        mine.upstream = factor.grad;
-        if (p.grad_loss.address && !p.reduced) mine.upstream *= (double)load<S>(p.grad_loss.address, at.grad_loss);
+        // Unreduced, the weight has the normalizer in it already.
+        mine.upstream = p.reduced ? factor.grad : 1.0;
+        if (p.grad_loss.address && !p.reduced) mine.upstream = load<S>(p.grad_loss.address, at.grad_loss);
         if (!dense) {
             mine.own = label(p, class_index(p, at.targets));
             if (mine.own >= 0) {
