@@ -221,7 +221,8 @@ fn main_kernel(problem: &Problem, arguments: &Arguments) -> Body {
         && weight.is_none()
         && (reduced || grad_loss.is_none())
         && arguments.rows * arguments.classes <= MOST
-        && (arguments.classes as u64).is_multiple_of(row_group(problem.inputs.logits.dtype));
+        && (arguments.classes as u64).is_multiple_of(row_group(problem.inputs.logits.dtype))
+        && problem.options.ignore_index != problem.background_index();
     match (fast, index_targets) {
         (false, _) => Body::SigmoidStrided,
         (true, false) => Body::SigmoidDense(writes),

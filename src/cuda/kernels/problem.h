@@ -14,8 +14,8 @@
 //
 //     focal_loss_count_TYPE                      256 threads, `count_blocks` blocks, at most MAX_COUNT_BLOCKS
 //     focal_loss_sigmoid_rows_TYPE_OUT           256 threads; class indices, K a multiple of ROW_GROUP(TYPE), no
-//                                                class_alpha, no weight, no grad_loss unless `reduced`, and
-//                                                rows * K < 2^31
+//                                                class_alpha, no weight, no grad_loss unless `reduced`, rows * K
+//                                                < 2^31, and a background that is not to be ignored
 //     focal_loss_sigmoid_index_TYPE_OUT          256 threads; class indices, any K, any factors
 //     focal_loss_sigmoid_dense_TYPE_OUT          256 threads; dense targets, any K, any factors
 //     focal_loss_sigmoid_strided_TYPE            256 threads; everything, slowly; outputs are those with an address

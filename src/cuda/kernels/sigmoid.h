@@ -188,10 +188,8 @@ template <class S, bool LOSS, bool GRAD> FOCAL_LOSS_DEVICE void sigmoid_rows(con
     unsigned group = blockIdx.x * SIGMOID_THREADS + threadIdx.x;
     unsigned row = group / row_groups, in_row = group - row * row_groups;
     const unsigned row_step = step / row_groups, in_row_step = step - row_step * row_groups;
-    const i64 label_stride = p.row_rank ? p.targets.row_strides[0] * p.index_bytes : 0;
+    const i64 label_stride = p.targets.row_strides[0] * p.index_bytes;
     const bool wide = p.index_bytes == 8;
-    // What most rows are: background, unless that is to be ignored.
-    const bool has_usual = !(p.has_ignore && p.ignore_index == p.background_index);
 
     double total = 0;
     uint4 next[VECTORS];
@@ -220,7 +218,8 @@ template <class S, bool LOSS, bool GRAD> FOCAL_LOSS_DEVICE void sigmoid_rows(con
 
         unsigned own = GROUP; // counted from k
         bool counted = true;
-        if (!(has_usual && index == p.background_index)) {
+        // Most rows have no object.
+        if (__builtin_expect(index != p.background_index, 0)) {
             const i64 y = label(p, index);
             counted = y >= BACKGROUND;
             own = (unsigned)y - k;
