@@ -7,9 +7,12 @@ PYTHON ?= python3
 VENV := target/venv
 ENV_PYTHON := $(VENV)/bin/python
 BENCH_VENV := target/venv-bench
+BUNDLE_VENV := target/venv-bundle
+# With a PyTorch that has CUDA.
+CUDA_PYTHON ?= python3
 LIBRARY := target/release/libfocal_loss.so
 
-.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts bench bench-rust clean
+.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts test-driver test-cuda bench bench-cuda bench-rust cuda-bundle clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +20,7 @@ help: ## List the targets
 build: ## Build the library and write include/focal_loss.h
 	cargo build --release
 
-test: lint test-rust test-c test-python test-hosts ## Run everything that a change must pass
+test: lint test-rust test-c test-python test-driver test-hosts ## Run everything that a change must pass
 	@echo "make test: everything passed"
 
 demo: build $(VENV)/.ready ## Evaluate the focal loss of a real detector on real photographs
@@ -47,6 +50,29 @@ test-python: build $(VENV)/.ready ## The C ABI through ctypes, the Python packag
 
 test-hosts: build ## The operators in ONNX Runtime 1.17.3, 1.23.2, 1.24.4 and the newest
 	$(PYTHON) tests/python/ort_matrix.py
+
+test-driver: build $(VENV)/.ready ## The CUDA backend without a GPU: a stub of the driver, the kernels as C++
+	$(MAKE) --no-print-directory -s -C tests/cuda/driver
+	$(ENV_PYTHON) -m pytest -q tests/cuda
+
+test-cuda: gpu-library ## On a GPU: values, streams, graphs, ONNX Runtime's CUDA provider, compute-sanitizer
+	@$(CUDA_PYTHON) tests/cuda/on_gpu.py test
+
+bench-cuda: gpu-library ## On a GPU: measure against a copy, PyTorch and the CPU; write docs/benchmarks-cuda.md
+	@$(CUDA_PYTHON) tests/cuda/on_gpu.py bench
+
+cuda-bundle: build $(BUNDLE_VENV)/.ready ## Write target/focal-loss-cuda.run, which runs test-cuda and bench-cuda on another machine
+	$(BUNDLE_VENV)/bin/python tests/cuda/bundle/make_bundle.py
+
+# A machine with a GPU need not have Rust: there the library is carried.
+.PHONY: gpu-library
+gpu-library:
+	@if command -v cargo >/dev/null; then cargo build --release; fi
+
+$(BUNDLE_VENV)/.ready: tests/cuda/bundle/requirements.txt
+	$(PYTHON) -m venv $(BUNDLE_VENV)
+	$(BUNDLE_VENV)/bin/python -m pip install --quiet -r tests/cuda/bundle/requirements.txt
+	touch $@
 
 # The package is installed in place, so that only its requirements age.
 $(VENV)/.ready: tests/python/requirements.txt onnx/pyproject.toml

@@ -33,7 +33,7 @@
  *
  * A class index equal to ignore_index leaves its row out (loss 0, gradient 0, counted nowhere); one equal to
  * background_index (default: K; sigmoid only) makes an all-zero target row; any other outside [0, K) is an
- * error that names the row, counted in row-major order, and the value. ignore_index goes first where the two are
+ * error that names the row, counted in row-major order, and the value (on a CUDA device: NaN, see below). ignore_index goes first where the two are
  * equal, and with a background_index of its own, K is no longer valid. class_alpha is used as it is: a negative entry
  * does not switch it off.
  *
@@ -45,9 +45,25 @@
  * every instruction set, given the default floating-point environment (rounding to nearest, subnormals kept). Soft labels: the same bounds, in ULP of the largest term. An input that is empty, or ignored as a
  * whole, gives 0 for sum and mean; a normalizer of 0 then divides it like any other number.
  *
+ * CUDA. Where the tensors are decides where the work runs: all of a call's in main memory, or all on one CUDA device
+ * (FOCAL_LOSS_DEVICE_TYPE_CUDA, or memory that CUDA manages); anything else is FOCAL_LOSS_STATUS_INVALID_ARGUMENT.
+ * The driver (for CUDA 11.8 or newer; any GPU from compute capability 7.5 on) is looked for at the first such call;
+ * without one that works, such calls answer FOCAL_LOSS_STATUS_CUDA with the reason, and nothing else changes. Work is
+ * queued on the stream in the options, in that stream's context, or for NULL on the default stream of the caller's
+ * current context if that is the device's, else of the device's primary context. A call returns when its work is
+ * queued: it never waits, and reads nothing on the host, so class_alpha, weight, normalizer and grad_loss may still be
+ * on their way, and memory must stay until the stream has come past the call. It can be captured into a CUDA graph.
+ * Sums take some kilobytes of workspace, allocated and freed in the stream's order (as memory nodes of a graph that is
+ * captured). The first call in a context makes the driver compile the kernels, which takes seconds unless they are in its
+ * cache. A class index that is not valid cannot be an error: it makes its row's loss and gradient NaN, and a sum or
+ * mean with it; nothing out of bounds is read. The bounds under NUMBERS hold, with sums within 1e-6; a call gives the
+ * same bits each time on the same device, but not those of the CPU, and focal_loss_forward_backward() with a grad_loss
+ * for each loss may differ from focal_loss_forward() within the bounds. Should the driver fail when some work is
+ * queued already, the outputs hold anything.
+ *
  * ERRORS. Every function that can fail returns a focal_loss_status as int32_t. On anything but
- * FOCAL_LOSS_STATUS_OK nothing has been written (but for FOCAL_LOSS_STATUS_INTERNAL, which is a bug), and
- * focal_loss_last_error_message() says what was wrong with which argument.
+ * FOCAL_LOSS_STATUS_OK nothing has been written (but for FOCAL_LOSS_STATUS_INTERNAL, which is a bug, and perhaps for
+ * FOCAL_LOSS_STATUS_CUDA, see above), and focal_loss_last_error_message() says what was wrong with which argument.
  *
  * THREADS. Every function may be called from any number of threads at once. The caller sees to it that
  * nobody writes to a tensor that a call reads, or touches one that it writes. Large calls use a process-wide pool of
@@ -112,7 +128,7 @@ enum focal_loss_status
      */
     FOCAL_LOSS_STATUS_OUT_OF_MEMORY = 3,
     /**
-     * There is no usable CUDA driver or device, or it failed.
+     * There is no usable CUDA driver or device, or it failed; the message has the driver's words.
      */
     FOCAL_LOSS_STATUS_CUDA = 4,
     /**

@@ -15,6 +15,11 @@ use super::module::Loaded;
 
 /// Queues all that a problem takes.
 pub fn launch(driver: &Driver, loaded: &Loaded, problem: &Problem, stream: Stream) -> Result<()> {
+    let unreduced = problem.outputs.loss.filter(|_| problem.options.reduction == Reduction::None);
+    if problem.classes == 0 && unreduced.is_some_and(|loss| loss.len() > 0) {
+        // The one output that has elements where there is no logit.
+        fail!(Unsupported, "logits: softmax over no classes has losses, but no kernel on a CUDA device");
+    }
     let mut plan = Plan::new(problem, loaded.multiprocessors);
     let workspace = Workspace::new(driver, loaded, plan.workspace(), stream)?;
     plan.place(workspace.address);

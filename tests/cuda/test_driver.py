@@ -582,5 +582,9 @@ def test_nothing_to_do(shape):
                                                                   normalization="positives"))  # fmt: skip
         assert (name, blocks, told.blocks, told.count_blocks, told.count, told.divisor) == ("finish_f32", 1, 0, 0, 0, 0)
     assert seen(lambda lib: lib.forward(logits, dense, reduction="none")) == []
+    if shape[0]:  # losses of rows that have no class
+        with pytest.raises(fl.Error, match="softmax over no classes") as caught:
+            library().forward(logits, dense, activation="softmax", reduction="none")
+        assert caught.value.status == fl.UNSUPPORTED
     assert seen(lambda lib: lib.backward(logits, dense)) == []
     assert DRIVER.stub_allocations() == 0
