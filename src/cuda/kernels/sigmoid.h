@@ -1,9 +1,9 @@
 // Sigmoid focal loss over a whole problem.
 //
 // A thread takes V neighbours at a time (V = 1 where memory is strided). They go through the quick formula as they
-// are; those few that it is not made for, soft labels, logits beyond its limit and, where rows are long, the one
-// positive of a row, go through the exact formula one by one afterwards and replace what came out. An element's
-// result depends on that element's inputs alone, whichever kernel computes it.
+// are. Those few that it is not made for, soft labels and logits beyond its limit, go through the exact formula one by
+// one afterwards, and so does, in its turn, the positive that was taken for a negative where rows are long. An
+// element's result depends on that element's inputs alone, whichever kernel computes it.
 #pragma once
 #include "sums.h"
 
@@ -135,9 +135,15 @@ FOCAL_LOSS_DEVICE void evaluate(const focal_loss_problem &p, const Hard<S, R> &h
 #pragma unroll 1
     for (; left; left &= left - 1) {
         const int j = __ffs((int)left) - 1;
-        const R label = LABELS == ROWS ? (R)(own == (unsigned)j) : pick(t, j);
+        const R logit = pick(x, j), label = LABELS == ROWS ? (R)(own == (unsigned)j) : pick(t, j);
         const Coefficients<R> c = coefficients(j);
-        const Both<R> value = exact(pick(x, j), label, c.ones, c.zeros, gamma);
+        Both<R> value;
+        if (LABELS == ROWS && !hard.beyond(logit)) {
+            value = hard.template at<GRAD>(-logit);
+            value = {c.ones.loss * value.loss, -c.ones.grad * value.grad};
+        } else {
+            value = exact(logit, label, c.ones, c.zeros, gamma);
+        }
         if (LOSS) put(loss, j, settled(value.loss));
         if (GRAD) put(grad, j, value.grad);
     }
