@@ -7,12 +7,13 @@ PYTHON ?= python3
 VENV := target/venv
 ENV_PYTHON := $(VENV)/bin/python
 BENCH_VENV := target/venv-bench
+PTX_VENV := target/venv-ptx
 BUNDLE_VENV := target/venv-bundle
 # With a PyTorch that has CUDA.
 CUDA_PYTHON ?= python3
 LIBRARY := target/release/libfocal_loss.so
 
-.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts test-driver test-cuda bench bench-cuda bench-rust cuda-bundle clean
+.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels ptx test-cuda bench bench-cuda bench-rust cuda-bundle clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +21,7 @@ help: ## List the targets
 build: ## Build the library and write include/focal_loss.h
 	cargo build --release
 
-test: lint test-rust test-c test-python test-driver test-hosts ## Run everything that a change must pass
+test: lint test-rust test-c test-python test-driver test-kernels test-hosts ## Run everything that a change must pass
 	@echo "make test: everything passed"
 
 demo: build $(VENV)/.ready ## Evaluate the focal loss of a real detector on real photographs
@@ -55,6 +56,14 @@ test-driver: build $(VENV)/.ready ## The CUDA backend without a GPU: a stub of t
 	$(MAKE) --no-print-directory -s -C tests/cuda/driver
 	$(ENV_PYTHON) -m pytest -q tests/cuda
 
+test-kernels: $(PTX_VENV)/.ready ## The CUDA kernels: PTX fresh, assembled for every architecture, clean under sanitizers
+	$(PTX_VENV)/bin/python src/cuda/kernels/make_ptx.py --check
+	$(PTX_VENV)/bin/python tests/cuda/check_ptx.py
+	$(MAKE) --no-print-directory -s -C tests/cuda sanitize
+
+ptx: $(PTX_VENV)/.ready ## Write src/cuda/kernels/focal_loss.ptx from the kernels' source
+	$(PTX_VENV)/bin/python src/cuda/kernels/make_ptx.py
+
 test-cuda: gpu-library ## On a GPU: values, streams, graphs, ONNX Runtime's CUDA provider, compute-sanitizer
 	@$(CUDA_PYTHON) tests/cuda/on_gpu.py test
 
@@ -68,6 +77,14 @@ cuda-bundle: build $(BUNDLE_VENV)/.ready ## Write target/focal-loss-cuda.run, wh
 .PHONY: gpu-library
 gpu-library:
 	@if command -v cargo >/dev/null; then cargo build --release; fi
+
+# Versions of one package are installed side by side, each into a folder with its name.
+$(PTX_VENV)/.ready: src/cuda/kernels/requirements.txt tests/cuda/assemblers.txt
+	$(PYTHON) -m venv $(PTX_VENV)
+	$(PTX_VENV)/bin/python -m pip install --quiet -r src/cuda/kernels/requirements.txt
+	for tool in $$(grep -v '^#' tests/cuda/assemblers.txt); do test -d target/ptxas/$$tool || \
+		$(PTX_VENV)/bin/python -m pip install --quiet --no-deps --target target/ptxas/$$tool $$tool || exit 1; done
+	touch $@
 
 $(BUNDLE_VENV)/.ready: tests/cuda/bundle/requirements.txt
 	$(PYTHON) -m venv $(BUNDLE_VENV)

@@ -4,7 +4,7 @@ import pytest
 from places import GPU
 
 ON_A_GPU = ["test_values.py", "test_gpu.py", "test_gpu_onnxruntime.py"]
-WITH_THE_STUB = ["test_values.py", "test_driver.py"]
+WITH_THE_STUB = ["test_values.py", "test_kernels.py", "test_driver.py"]
 
 
 def pytest_ignore_collect(collection_path):
