@@ -100,3 +100,19 @@ def test_sixteen_bits_are_the_float32_result_rounded_once(device, dtype):
             with np.errstate(over="ignore"):
                 low, high = (value * (1 - 2.0**-17)).astype(dtype), (value * (1 + 2.0**-17)).astype(dtype)
             assert ((got == low) | (got == high)).all()
+
+
+@pytest.mark.parametrize("activation, targets", [("sigmoid", "i64"), ("sigmoid", "dense"), ("softmax", "i64"), ("softmax", "dense")])
+@pytest.mark.parametrize("shape", [(70, 80), (70, 5), (9, 130)])
+def test_the_gradient_may_take_the_logits_memory(device, activation, targets, shape):
+    host.library().host_set_noise(0)
+    rng = np.random.default_rng(8)
+    logits = (4 * rng.standard_normal(shape)).astype(np.float32)
+    labels = rng.random(shape).astype(np.float32) if targets == "dense" else rng.integers(0, shape[1], shape[0])
+    options = device.options(activation=activation)
+    for view in (lambda a: a, lambda a: a[::-1, ::-1]):
+        memory = logits.copy()
+        wanted = device.backward(view(logits), labels, activation=activation)
+        inputs = device.inputs(view(memory), labels)
+        device.check(device.lib.focal_loss_backward(options, inputs, None, device.memory.tensor(view(memory))))
+        assert view(memory).tobytes() == wanted.tobytes()
