@@ -5,6 +5,8 @@ to 2 and 1 ULP, in another way for each seed. What stays within the bounds here 
 """
 
 import csv
+import subprocess
+import sys
 
 import host
 import ml_dtypes
@@ -116,3 +118,9 @@ def test_the_gradient_may_take_the_logits_memory(device, activation, targets, sh
         inputs = device.inputs(view(memory), labels)
         device.check(device.lib.focal_loss_backward(options, inputs, None, device.memory.tensor(view(memory))))
         assert view(memory).tobytes() == wanted.tobytes()
+
+
+def test_the_coefficients_are_what_their_script_prints():
+    script = ROOT / "src/math/coefficients.py"
+    printed = subprocess.run([sys.executable, script, "cuda"], capture_output=True, text=True, check=True).stdout
+    assert printed == (ROOT / "src/cuda/kernels/coefficients.h").read_text()
