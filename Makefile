@@ -8,9 +8,14 @@ VENV := target/venv
 ENV_PYTHON := $(VENV)/bin/python
 BENCH_VENV := target/venv-bench
 TORCH_VENV := target/venv-torch
+PTX_VENV := target/venv-ptx
+BUNDLE_VENV := target/venv-bundle
+# With a PyTorch that has CUDA.
+CUDA_PYTHON ?= python3
 LIBRARY := target/release/libfocal_loss.so
 
-.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts test-wheel test-torch wheel bench bench-rust clean
+.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels
+.PHONY: test-wheel test-torch test-cuda wheel ptx bench bench-cuda bench-rust cuda-bundle clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +23,7 @@ help: ## List the targets
 build: ## Build the library and write include/focal_loss.h
 	cargo build --release
 
-test: lint test-rust test-c test-python test-hosts test-wheel ## Run everything that a change must pass, but for test-torch
+test: lint test-rust test-c test-python test-driver test-kernels test-hosts test-wheel ## Run everything that a change must pass, but for test-torch
 	@echo "make test: everything passed"
 
 demo: build $(VENV)/.ready ## Evaluate the focal loss of a real detector on real photographs
@@ -57,6 +62,45 @@ test-wheel: ## Build the wheel, audit it, and try it in every Python from 3.10 t
 
 test-torch: build $(TORCH_VENV)/.ready ## The package with PyTorch, and the peers' losses (downloads about 3 GB the first time)
 	$(TORCH_VENV)/bin/python -m pytest -q tests/torch tests/python/test_package_numpy.py tests/python/test_package_types.py
+
+test-driver: build $(VENV)/.ready ## The CUDA backend without a GPU: a stub of the driver, the kernels as C++
+	$(MAKE) --no-print-directory -s -C tests/cuda/driver
+	$(ENV_PYTHON) -m pytest -q tests/cuda
+
+test-kernels: $(PTX_VENV)/.ready ## The CUDA kernels: PTX fresh, assembled for every architecture, clean under sanitizers
+	$(PTX_VENV)/bin/python src/cuda/kernels/make_ptx.py --check
+	$(PTX_VENV)/bin/python tests/cuda/check_ptx.py
+	$(MAKE) --no-print-directory -s -C tests/cuda sanitize
+
+ptx: $(PTX_VENV)/.ready ## Write src/cuda/kernels/focal_loss.ptx from the kernels' source
+	$(PTX_VENV)/bin/python src/cuda/kernels/make_ptx.py
+
+test-cuda: gpu-library ## On a GPU: values, streams, graphs, ONNX Runtime's CUDA provider, compute-sanitizer
+	@$(CUDA_PYTHON) tests/cuda/on_gpu.py test
+
+bench-cuda: gpu-library ## On a GPU: measure against a copy, PyTorch and the CPU; write docs/benchmarks-cuda.md
+	@$(CUDA_PYTHON) tests/cuda/on_gpu.py bench
+
+cuda-bundle: build $(BUNDLE_VENV)/.ready ## Write target/focal-loss-cuda.run, which runs test-cuda and bench-cuda on another machine
+	$(BUNDLE_VENV)/bin/python tests/cuda/bundle/make_bundle.py
+
+# A machine with a GPU need not have Rust: there the library is carried.
+.PHONY: gpu-library
+gpu-library:
+	@if command -v cargo >/dev/null; then cargo build --release; fi
+
+# Versions of one package are installed side by side, each into a folder with its name.
+$(PTX_VENV)/.ready: src/cuda/kernels/requirements.txt tests/cuda/assemblers.txt
+	$(PYTHON) -m venv $(PTX_VENV)
+	$(PTX_VENV)/bin/python -m pip install --quiet -r src/cuda/kernels/requirements.txt
+	for tool in $$(grep -v '^#' tests/cuda/assemblers.txt); do test -d target/ptxas/$$tool || \
+		$(PTX_VENV)/bin/python -m pip install --quiet --no-deps --target target/ptxas/$$tool $$tool || exit 1; done
+	touch $@
+
+$(BUNDLE_VENV)/.ready: tests/cuda/bundle/requirements.txt
+	$(PYTHON) -m venv $(BUNDLE_VENV)
+	$(BUNDLE_VENV)/bin/python -m pip install --quiet -r tests/cuda/bundle/requirements.txt
+	touch $@
 
 # The package is installed in place, so that only its requirements age.
 $(VENV)/.ready: tests/python/requirements.txt onnx/sample/requirements.txt pyproject.toml

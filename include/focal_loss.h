@@ -33,7 +33,7 @@
  *
  * A class index equal to ignore_index leaves its row out (loss 0, gradient 0, counted nowhere); one equal to
  * background_index (default: K; sigmoid only) makes an all-zero target row; any other outside [0, K) is an
- * error that names the row, counted in row-major order, and the value. ignore_index goes first where the two are
+ * error that names the row, counted in row-major order, and the value (on a CUDA device: NaN, see below). ignore_index goes first where the two are
  * equal, and with a background_index of its own, K is no longer valid. class_alpha is used as it is: a negative entry
  * does not switch it off.
  *
@@ -45,9 +45,25 @@
  * every instruction set, given the default floating-point environment (rounding to nearest, subnormals kept). Soft labels: the same bounds, in ULP of the largest term. An input that is empty, or ignored as a
  * whole, gives 0 for sum and mean; a normalizer of 0 then divides it like any other number.
  *
+ * CUDA. Where the tensors are decides where the work runs: all of a call's in main memory, or all on one CUDA device
+ * (FOCAL_LOSS_DEVICE_TYPE_CUDA, or memory that CUDA manages); anything else is FOCAL_LOSS_STATUS_INVALID_ARGUMENT.
+ * The driver (for CUDA 11.8 or newer; any GPU from compute capability 7.5 on) is looked for at the first such call;
+ * without one that works, such calls answer FOCAL_LOSS_STATUS_CUDA with the reason, and nothing else changes. Work is
+ * queued on the stream in the options, in that stream's context, or for NULL on the default stream of the caller's
+ * current context if that is the device's, else of the device's primary context. A call returns when its work is
+ * queued: it never waits, and reads nothing on the host, so class_alpha, weight, normalizer and grad_loss may still be
+ * on their way, and memory must stay until the stream has come past the call. It can be captured into a CUDA graph.
+ * Sums take some kilobytes of workspace, allocated and freed in the stream's order (as memory nodes of a graph that is
+ * captured). The first call in a context makes the driver compile the kernels, which takes seconds unless they are in its
+ * cache. A class index that is not valid cannot be an error: it makes its row's loss and gradient NaN, and a sum or
+ * mean with it; nothing out of bounds is read. The bounds under NUMBERS hold, with sums within 1e-6; a call gives the
+ * same bits each time on the same device, but not those of the CPU, and focal_loss_forward_backward() with a grad_loss
+ * for each loss may differ from focal_loss_forward() within the bounds. Should the driver fail when some work is
+ * queued already, the outputs hold anything.
+ *
  * ERRORS. Every function that can fail returns a focal_loss_status as int32_t. On anything but
- * FOCAL_LOSS_STATUS_OK nothing has been written (but for FOCAL_LOSS_STATUS_INTERNAL, which is a bug), and
- * focal_loss_last_error_message() says what was wrong with which argument.
+ * FOCAL_LOSS_STATUS_OK nothing has been written (but for FOCAL_LOSS_STATUS_INTERNAL, which is a bug, and perhaps for
+ * FOCAL_LOSS_STATUS_CUDA, see above), and focal_loss_last_error_message() says what was wrong with which argument.
  *
  * THREADS. Every function may be called from any number of threads at once. The caller sees to it that
  * nobody writes to a tensor that a call reads, or touches one that it writes. Large calls use a process-wide pool of
@@ -112,7 +128,7 @@ enum focal_loss_status
      */
     FOCAL_LOSS_STATUS_OUT_OF_MEMORY = 3,
     /**
-     * There is no usable CUDA driver or device, or it failed.
+     * There is no usable CUDA driver or device, or it failed; the message has the driver's words.
      */
     FOCAL_LOSS_STATUS_CUDA = 4,
     /**
@@ -230,13 +246,17 @@ enum focal_loss_device_type
      */
     FOCAL_LOSS_DEVICE_TYPE_CPU = 1,
     /**
-     * Memory of a CUDA device.
+     * Memory of the CUDA device that `device_id` numbers.
      */
     FOCAL_LOSS_DEVICE_TYPE_CUDA = 2,
     /**
-     * Main memory pinned by CUDA; used as main memory.
+     * Main memory pinned by CUDA; used as main memory, by the CPU.
      */
     FOCAL_LOSS_DEVICE_TYPE_CUDA_HOST = 3,
+    /**
+     * Memory managed by CUDA (cudaMallocManaged); used as memory of the CUDA device `device_id`.
+     */
+    FOCAL_LOSS_DEVICE_TYPE_CUDA_MANAGED = 13,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -331,7 +351,8 @@ typedef struct focal_loss_options {
      */
     int32_t num_threads;
     /**
-     * For tensors on a CUDA device: the cudaStream_t or CUstream to work on. Default: NULL.
+     * For tensors on a CUDA device: the cudaStream_t or CUstream that the work is queued on, of that device; NULL is
+     * the device's default stream. Ignored otherwise. Default: NULL.
      */
     void *stream;
 } focal_loss_options;
@@ -345,7 +366,7 @@ typedef struct focal_loss_device {
      */
     int32_t device_type;
     /**
-     * Which of the devices of that type; 0 for the CPU.
+     * Which of the devices of that type: CUDA's number of it. Ignored for main memory.
      */
     int32_t device_id;
 } focal_loss_device;
@@ -378,7 +399,8 @@ typedef struct focal_loss_tensor {
      */
     void *data;
     /**
-     * Where the memory is, and so where the work runs.
+     * Where the memory is, and so where the work runs: all tensors of a call are in main memory, or all are on one
+     * CUDA device. Else: FOCAL_LOSS_STATUS_INVALID_ARGUMENT.
      */
     struct focal_loss_device device;
     /**

@@ -20,7 +20,7 @@ use crate::cpu::executor::Rayon;
 use crate::error::{Result, fail};
 use crate::options::Options;
 use crate::problem::{self, Outputs, Problem, loss_shape, resolve_axis};
-use crate::tensor::{DType, MAX_RANK, Shape, Strides, Tensor};
+use crate::tensor::{DType, Device, MAX_RANK, Shape, Strides, Tensor};
 
 mod sealed {
     pub trait Sealed {}
@@ -98,7 +98,7 @@ fn tensor<T>(name: &str, dtype: DType, data: *const T, shape: &[usize], strides:
     else {
         fail!(InvalidArgument, "{name}: rank {} is above {MAX_RANK}", shape.len());
     };
-    Ok(Tensor { data: data.cast_mut().cast(), dtype, shape, strides })
+    Ok(Tensor { data: data.cast_mut().cast(), device: Device::Cpu, dtype, shape, strides })
 }
 
 fn output<T: Element>(name: &str, view: &mut ArrayViewMutD<T>) -> Result<Tensor> {

@@ -1,20 +1,22 @@
 //! Focal loss: the library behind `libfocal_loss.so`, and the same as safe Rust.
 //!
 //! Data flows one way. A caller's tensors and options, be it through the C ABI (`capi`), ONNX Runtime (`ort`)
-//! or [`api`], become one validated `problem::Problem`; the `cpu` backend runs it with the formulas in [`math`]
-//! and writes the result.
+//! or [`api`], become one validated `problem::Problem`; where its tensors are decides on the backend: `cpu` runs it
+//! with the formulas in [`math`], `cuda` queues it on the caller's stream.
 //!
 //! | where | what |
 //! |---|---|
 //! | [`options`], `tensor`, `problem`, [`error`] | what a problem is, checked once |
 //! | [`math`] | formulas, elementary functions, the float64 oracle |
 //! | `cpu` | chunks, threads, instruction sets, kernels |
+//! | `cuda` | the driver, kernels as PTX, launches |
 //! | [`api`] | the Rust API over `ndarray` views |
 //! | `capi`, `ort` | the only places that speak C |
 
 pub mod api;
 mod capi;
 mod cpu;
+mod cuda;
 pub mod error;
 pub mod math;
 pub mod options;

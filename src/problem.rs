@@ -2,9 +2,11 @@
 //! API meet the backends. Once it exists, shapes, strides, dtypes and parameters are known to fit
 //! and outputs are known not to overlap what they must not; only class indices remain to be checked.
 
+use crate::cpu::{self, executor::Executor};
+use crate::cuda::{self, Stream};
 use crate::error::{Result, fail};
 use crate::options::{Activation, Options, Reduction};
-use crate::tensor::{Axes, Shape, Strides, Tensor, broadcast};
+use crate::tensor::{Axes, Device, Shape, Strides, Tensor, broadcast};
 
 /// The tensors that are read. Names and meanings are the contract's.
 #[derive(Clone, Copy, Debug)]
@@ -163,11 +165,22 @@ impl Problem {
         }
 
         let problem = Self { options, inputs, outputs, axis, classes, row_shape, weight_strides };
+        problem.check_devices()?;
         problem.check_overlaps()?;
         Ok(problem)
     }
 
-    fn check_overlaps(&self) -> Result<()> {
+    /// Computes what the outputs ask for, where the tensors are: on the CPU now, by `executor`; or on a CUDA device, in
+    /// the order of `stream`.
+    pub fn run(&self, executor: &dyn Executor, stream: Stream) -> Result<()> {
+        match self.inputs.logits.device {
+            Device::Cpu => cpu::run(self, executor),
+            Device::Cuda(id) => cuda::run(self, id, stream),
+        }
+    }
+
+    /// The tensors that are read, by name.
+    pub fn read(&self) -> impl Iterator<Item = (&'static str, Tensor)> + use<> {
         let Inputs { logits, targets, class_alpha, weight, normalizer, grad_loss } = self.inputs;
         let read = [
             ("logits", Some(logits)),
@@ -177,9 +190,27 @@ impl Problem {
             ("normalizer", normalizer),
             ("grad_loss", grad_loss),
         ];
+        read.into_iter().filter_map(|(name, tensor)| Some((name, tensor?)))
+    }
+
+    /// The tensors that are written, by name.
+    pub fn written(&self) -> impl Iterator<Item = (&'static str, Tensor)> + use<> {
         let written = [("loss", self.outputs.loss), ("grad_logits", self.outputs.grad_logits)];
-        for (name, tensor) in written {
-            let Some(tensor) = tensor else { continue };
+        written.into_iter().filter_map(|(name, tensor)| Some((name, tensor?)))
+    }
+
+    fn check_devices(&self) -> Result<()> {
+        let device = self.inputs.logits.device;
+        match self.read().chain(self.written()).find(|(_, tensor)| tensor.device != device) {
+            Some((name, tensor)) => {
+                fail!(InvalidArgument, "{name}: is on {}, but logits are on {device}", tensor.device)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_overlaps(&self) -> Result<()> {
+        for (name, tensor) in self.written() {
             if tensor.len() > 0 && tensor.overlaps_itself() {
                 fail!(
                     InvalidArgument,
@@ -188,8 +219,7 @@ impl Problem {
                     tensor.shape
                 );
             }
-            for (other_name, other) in read {
-                let Some(other) = other else { continue };
+            for (other_name, other) in self.read() {
                 let in_place = name == "grad_logits" && other_name == "logits" && tensor.is_same_memory(&other);
                 if tensor.overlaps(&other) && !in_place {
                     fail!(InvalidArgument, "{name}: overlaps {other_name} in memory");

@@ -8,7 +8,7 @@ use crate::error::{Result, fail};
 pub const MAX_RANK: usize = 16;
 
 /// The element types of the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     F16,
     BF16,
@@ -39,6 +39,23 @@ impl DType {
             DType::F64 => "float64",
             DType::I32 => "int32",
             DType::I64 => "int64",
+        }
+    }
+}
+
+/// Where memory is, and so where the work on it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    Cpu,
+    /// By the driver's number.
+    Cuda(i32),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("the CPU"),
+            Device::Cuda(id) => write!(f, "CUDA device {id}"),
         }
     }
 }
@@ -94,7 +111,7 @@ pub fn row_major(shape: &Shape) -> Strides {
     strides
 }
 
-/// A borrowed tensor on the CPU: where it starts, what it holds and how to step through it.
+/// A borrowed tensor: where it starts, what it holds and how to step through it.
 ///
 /// Holding one says nothing about the memory; whoever builds it (the C layer, the operators, the
 /// `ndarray` API) vouches that every element that shape and strides reach is valid for the call.
@@ -102,6 +119,7 @@ pub fn row_major(shape: &Shape) -> Strides {
 pub struct Tensor {
     /// The address of the element with all indices zero.
     pub data: *mut u8,
+    pub device: Device,
     pub dtype: DType,
     pub shape: Shape,
     /// In elements, not bytes.
@@ -264,6 +282,7 @@ mod tests {
     fn tensor(address: usize, shape: &[usize], strides: &[isize]) -> Tensor {
         Tensor {
             data: address as *mut u8,
+            device: Device::Cpu,
             dtype: DType::F32,
             shape: Shape::new(shape.iter().copied()).unwrap(),
             strides: Strides::new(strides.iter().copied()).unwrap(),

@@ -1,6 +1,5 @@
 //! The three computations.
 
-use crate::cpu;
 use crate::cpu::executor::Rayon;
 use crate::error::Result;
 use crate::problem::{Outputs, Problem};
@@ -19,13 +18,13 @@ unsafe fn compute(
     outputs: impl FnOnce() -> Result<Outputs>,
 ) -> Result<()> {
     // SAFETY: passed on.
-    let options = unsafe { focal_loss_options::parse(options)? };
+    let (options, stream) = unsafe { focal_loss_options::parse(options)? };
     let executor = Rayon { num_threads: options.num_threads };
     // SAFETY: passed on.
     let inputs = unsafe { focal_loss_inputs::parse(inputs, grad_loss)? };
     // SAFETY: the memory behind the caller's tensors is as the header asks.
     let problem = unsafe { Problem::new(options, inputs, outputs()?)? };
-    cpu::run(&problem, &executor)
+    problem.run(&executor, stream)
 }
 
 /// Computes the loss.

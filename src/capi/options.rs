@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 
+use crate::cuda::Stream;
 use crate::error::{Result, fail};
 use crate::options::{Activation, Normalization, Options, Reduction};
 
@@ -73,7 +74,8 @@ pub struct focal_loss_options {
     pub background_index: i64,
     /// The most threads to use at once; 0: all. The process-wide pool is never resized. Default: 0.
     pub num_threads: i32,
-    /// For tensors on a CUDA device: the cudaStream_t or CUstream to work on. Default: NULL.
+    /// For tensors on a CUDA device: the cudaStream_t or CUstream that the work is queued on, of that device; NULL is
+    /// the device's default stream. Ignored otherwise. Default: NULL.
     pub stream: *mut c_void,
 }
 
@@ -99,7 +101,7 @@ impl focal_loss_options {
 
     /// # Safety
     /// `options` is NULL or points to `struct_size` readable bytes, `struct_size` being the first of them.
-    pub unsafe fn parse(options: *const Self) -> Result<Options> {
+    pub unsafe fn parse(options: *const Self) -> Result<(Options, Stream)> {
         let defaults = Self::defaults();
         let ends = field_ends!(
             defaults: activation, alpha, gamma, reduction, normalization, axis, has_ignore_index, ignore_index,
@@ -107,7 +109,7 @@ impl focal_loss_options {
         );
         // SAFETY: passed on.
         let given = unsafe { read_versioned(options, defaults, &ends, "options")? };
-        Ok(Options {
+        let parsed = Options {
             activation: match given.activation {
                 0 => Activation::Sigmoid,
                 1 => Activation::Softmax,
@@ -138,7 +140,8 @@ impl focal_loss_options {
                 Ok(threads) => threads,
                 Err(_) => fail!(InvalidArgument, "num_threads is {}, but must be at least 0", given.num_threads),
             },
-        })
+        };
+        Ok((parsed, Stream(given.stream)))
     }
 }
 

@@ -19,7 +19,7 @@ pub enum focal_loss_status {
     Unsupported = 2,
     /// Memory could not be had.
     OutOfMemory = 3,
-    /// There is no usable CUDA driver or device, or it failed.
+    /// There is no usable CUDA driver or device, or it failed; the message has the driver's words.
     Cuda = 4,
     /// A bug in this library; please report it with the message.
     Internal = 5,

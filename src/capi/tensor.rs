@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use crate::error::{Result, fail};
-use crate::tensor::{DType, MAX_RANK, Shape, Strides, Tensor, row_major};
+use crate::tensor::{DType, Device, MAX_RANK, Shape, Strides, Tensor, row_major};
 
 /// Where a tensor's memory is; DLPack's numbers.
 #[repr(i32)]
@@ -11,10 +11,12 @@ use crate::tensor::{DType, MAX_RANK, Shape, Strides, Tensor, row_major};
 pub enum focal_loss_device_type {
     /// Main memory.
     Cpu = 1,
-    /// Memory of a CUDA device.
+    /// Memory of the CUDA device that `device_id` numbers.
     Cuda = 2,
-    /// Main memory pinned by CUDA; used as main memory.
+    /// Main memory pinned by CUDA; used as main memory, by the CPU.
     CudaHost = 3,
+    /// Memory managed by CUDA (cudaMallocManaged); used as memory of the CUDA device `device_id`.
+    CudaManaged = 13,
 }
 
 /// The kind of number; DLPack's codes. Together with `bits` it gives the types of this library:
@@ -36,7 +38,7 @@ pub enum focal_loss_dtype_code {
 pub struct focal_loss_device {
     /// A `focal_loss_device_type`.
     pub device_type: i32,
-    /// Which of the devices of that type; 0 for the CPU.
+    /// Which of the devices of that type: CUDA's number of it. Ignored for main memory.
     pub device_id: i32,
 }
 
@@ -59,7 +61,8 @@ pub struct focal_loss_dtype {
 pub struct focal_loss_tensor {
     /// The memory, aligned to the element. May be NULL if the tensor has no elements.
     pub data: *mut c_void,
-    /// Where the memory is, and so where the work runs.
+    /// Where the memory is, and so where the work runs: all tensors of a call are in main memory, or all are on one
+    /// CUDA device. Else: FOCAL_LOSS_STATUS_INVALID_ARGUMENT.
     pub device: focal_loss_device,
     /// The number of axes, at most 16.
     pub ndim: i32,
@@ -88,11 +91,11 @@ impl focal_loss_tensor {
         }
         // SAFETY: not NULL, aligned, and a tensor by the caller's promise.
         let Self { data, device, ndim, dtype, shape, strides, byte_offset } = unsafe { *tensor };
-        match device.device_type {
-            1 | 3 => {}
-            2 | 13 => fail!(Cuda, "{name}: is on a CUDA device, but this build has no CUDA backend"),
+        let device = match device.device_type {
+            1 | 3 => Device::Cpu,
+            2 | 13 => Device::Cuda(device.device_id),
             other => fail!(Unsupported, "{name}: device_type {other} is neither the CPU (1) nor CUDA (2)"),
-        }
+        };
         let dtype = match (dtype.code, dtype.bits, dtype.lanes) {
             (2, 16, 1) => DType::F16,
             (4, 16, 1) => DType::BF16,
@@ -131,7 +134,7 @@ impl focal_loss_tensor {
         };
         let data =
             if data.is_null() { std::ptr::null_mut() } else { data.cast::<u8>().wrapping_add(address - data as usize) };
-        Ok(Tensor { data, dtype, shape, strides })
+        Ok(Tensor { data, device, dtype, shape, strides })
     }
 
     /// The same for an argument that may be NULL.

@@ -7,7 +7,7 @@ use super::isa::Isa;
 use super::run_with;
 use crate::options::{Activation, Normalization, Options, Reduction};
 use crate::problem::{Inputs, Outputs, Problem, loss_shape};
-use crate::tensor::{DType, Shape, Strides, Tensor, row_major};
+use crate::tensor::{DType, Device, Shape, Strides, Tensor, row_major};
 
 /// Runs the chunks backwards on one thread: an order that no host would choose.
 struct Backwards;
@@ -43,7 +43,7 @@ fn owned(dtype: DType, shape: &[usize], value: impl Fn(usize) -> f64) -> Owned {
             }
         }
     }
-    Owned { bytes, tensor: Tensor { data, dtype, shape, strides } }
+    Owned { bytes, tensor: Tensor { data, device: Device::Cpu, dtype, shape, strides } }
 }
 
 fn noise(i: usize) -> f64 {

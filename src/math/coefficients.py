@@ -2,11 +2,14 @@
 """Print `src/math/coefficients.rs`: the polynomials behind exp and log, from their definitions.
 
     pip install mpmath && python3 src/math/coefficients.py | rustfmt > src/math/coefficients.rs
+    python3 src/math/coefficients.py cuda > src/cuda/kernels/coefficients.h
 
 Each polynomial interpolates its function at the Chebyshev nodes of its interval in 60-digit
 arithmetic, which is within a small factor of the best there is; the degree is the smallest whose
 error stays below a sixteenth of the type's unit roundoff, and the error reached is printed beside it.
 """
+import sys
+
 from mpmath import mp, mpf, cos, exp, log, pi, lu_solve, matrix
 
 mp.dps = 60
@@ -22,6 +25,10 @@ def log_tail(f):  # log(1 + f) = f - f^2/2 + f^3 * log_tail(f)
     if abs(f) < mpf(10) ** -12:
         return mpf(1) / 3 - f / 4
     return (log(1 + f) - f + f**2 / 2) / f**3
+
+
+def ratio_tail(e):  # log(1 + e) = e * (1 + e * ratio_tail(e))
+    return (log(1 + e) - e) / e**2 if e else -mpf(1) / 2
 
 
 def log_ratio(m):  # -log(1 - m) / m = 1 + m * log_ratio(m)
@@ -60,11 +67,17 @@ POLYNOMIALS = [
     ("LOG", BOTH, log_tail, mpf("-0.2501"), mpf("0.5001"), lambda f: abs(f) ** 3, "log(1+f) = f - f^2/2 + f^3 * P(f), -1/4 <= f <= 1/2"),
 ]
 
+# For the GPU alone, whose threads do not divide the range of `e = exp(-|x|)`: the short form is for float16 and
+# bfloat16, whose results are rounded to far fewer bits.
+CUDA_POLYNOMIALS = [
+    ("RATIO", (("f32", -25), ("half", -20)), ratio_tail, mpf(0), mpf(1), lambda e: e**2 / log(1 + e) if e else mpf(0),
+     "log(1+e) = e * (1 + e * P(e)), 0 <= e <= 1"),
+]
 
-def main():
-    print("//! Polynomial coefficients, lowest power first. Written by `coefficients.py`; do not edit.")
-    print("#![allow(clippy::excessive_precision)]")
-    for name, types, function, low, high, weight, meaning in POLYNOMIALS:
+
+def fits(polynomials):
+    """(name, type, coefficients, what is to be said about them)."""
+    for name, types, function, low, high, weight, meaning in polynomials:
         for kind, exponent in types:
             degree = 2
             while True:
@@ -73,13 +86,37 @@ def main():
                 if error < mpf(2) ** exponent:
                     break
                 degree += 1
-            digits = 10 if kind == "f32" else 18
-            print(f"\n/// {meaning}. Degree {degree}, error {mp.nstr(error, 2)} before rounding.")
-            print(f"pub const {name}_{kind.upper()}: [{kind}; {degree + 1}] = [")
-            for c in coefficients:
-                print(f"    {mp.nstr(c, digits, min_fixed=0, max_fixed=0)},")
-            print("];")
+            yield name, kind, coefficients, f"{meaning}. Degree {degree}, error {mp.nstr(error, 2)} before rounding."
+
+
+def digits(kind, c):
+    return mp.nstr(c, 18 if kind == "f64" else 10, min_fixed=0, max_fixed=0)
+
+
+def cuda():
+    print("// Polynomial coefficients, lowest power first. Written by `src/math/coefficients.py cuda`; do not edit.")
+    print("#pragma once")
+    for name, kind, coefficients, note in fits(POLYNOMIALS + CUDA_POLYNOMIALS):
+        if name in ("EXP_NEAR", "LOG_RATIO"):
+            continue
+        suffix = "" if kind == "f64" else "f"
+        print(f"\n// {note}")
+        print(f"#define FOCAL_LOSS_{name}_{kind.upper()} \\")
+        for i in range(0, len(coefficients), 5):
+            line = ", ".join(digits(kind, c) + suffix for c in coefficients[i : i + 5])
+            print(f"    {line}" + (", \\" if i + 5 < len(coefficients) else ""))
+
+
+def rust():
+    print("//! Polynomial coefficients, lowest power first. Written by `coefficients.py`; do not edit.")
+    print("#![allow(clippy::excessive_precision)]")
+    for name, kind, coefficients, note in fits(POLYNOMIALS):
+        print(f"\n/// {note}")
+        print(f"pub const {name}_{kind.upper()}: [{kind}; {len(coefficients)}] = [")
+        for c in coefficients:
+            print(f"    {digits(kind, c)},")
+        print("];")
 
 
 if __name__ == "__main__":
-    main()
+    cuda() if sys.argv[1:] == ["cuda"] else rust()

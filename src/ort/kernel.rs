@@ -2,13 +2,13 @@
 
 use ort_sys::{OrtKernelContext, OrtKernelInfo, OrtStatusPtr, OrtValue};
 
-use crate::cpu;
+use crate::cuda::{self, Stream};
 use crate::error::{Result, fail};
 use crate::options::Options;
 use crate::problem::{Inputs, Outputs, Problem, loss_shape, resolve_axis};
-use crate::tensor::{DType, MAX_RANK, Shape, Tensor, row_major};
+use crate::tensor::{DType, Device, MAX_RANK, Shape, Tensor, row_major};
 
-use super::api::{Api, call};
+use super::api::call;
 use super::attributes::Node;
 use super::executor::SessionPool;
 use super::operator::{INPUTS, LOGITS, Operator, TARGETS};
@@ -39,6 +39,10 @@ impl Kernel {
         api.guard(&name, || {
             let options = node.options(operator.kind.activation)?;
             check_known_shapes(operator, &node, &options)?;
+            if operator.cuda {
+                // Compiles the kernels now rather than in the first run; without a driver, an error that says so.
+                cuda::prepare()?;
+            }
             let made = Box::new(Self { operator, options, name: name.clone() });
             // SAFETY: the host's place for the kernel.
             unsafe { *kernel = Box::into_raw(made) };
@@ -69,7 +73,7 @@ impl Kernel {
             // SAFETY: the host's context; an absent input gives NULL.
             unsafe {
                 call!(api, KernelContext_GetInput, context, position, &mut value)?;
-                if value.is_null() { Ok(None) } else { view(api, value, name, dtype).map(Some) }
+                if value.is_null() { Ok(None) } else { view(self.operator, value, name, dtype).map(Some) }
             }
         };
         let optional = |index: usize| {
@@ -100,7 +104,22 @@ impl Kernel {
         };
         // SAFETY: the host keeps inputs and output alive and to itself during this call.
         let problem = unsafe { Problem::new(self.options.clone(), inputs, outputs)? };
-        cpu::run(&problem, &SessionPool { api, context })
+        // SAFETY: as above.
+        let stream = unsafe { self.stream(context)? };
+        problem.run(&SessionPool { api, context }, stream)
+    }
+
+    /// The stream that the host computes on; none on the CPU.
+    ///
+    /// # Safety
+    /// As for [`Self::compute`].
+    unsafe fn stream(&self, context: *mut OrtKernelContext) -> Result<Stream> {
+        let mut stream = std::ptr::null_mut();
+        if self.operator.cuda {
+            // SAFETY: the host's context, and a place for its stream.
+            unsafe { call!(self.operator.api, KernelContext_GetGPUComputeStream, context, &mut stream)? };
+        }
+        Ok(Stream(stream))
     }
 
     /// # Safety
@@ -115,7 +134,9 @@ impl Kernel {
             call!(api, KernelContext_GetOutput, context, 0, dimensions.as_ptr(), shape.len(), &mut value)?;
             call!(api, GetTensorMutableData, value, &mut data)?;
         }
-        Ok(Tensor { data: data.cast(), dtype, shape, strides: row_major(&shape) })
+        // SAFETY: a tensor of the host's.
+        let device = unsafe { device(self.operator, value)? };
+        Ok(Tensor { data: data.cast(), device, dtype, shape, strides: row_major(&shape) })
     }
 }
 
@@ -129,7 +150,8 @@ fn check_known_shapes(operator: &Operator, node: &Node, options: &Options) -> Re
     let known = |index: usize, dtype: DType| {
         let shape = node.input_shape(index)?;
         // Nothing is read through this address: there is no output to compute.
-        Some(Tensor { data: std::ptr::dangling_mut::<u64>().cast(), dtype, shape, strides: row_major(&shape) })
+        let data = std::ptr::dangling_mut::<u64>().cast();
+        Some(Tensor { data, device: Device::Cpu, dtype, shape, strides: row_major(&shape) })
     };
     let like_logits = |index: usize| known(index + first, operator.dtype);
     let (Some(logits), Some(targets)) = (like_logits(LOGITS), known(TARGETS + first, operator.targets)) else {
@@ -151,7 +173,8 @@ fn check_known_shapes(operator: &Operator, node: &Node, options: &Options) -> Re
 ///
 /// # Safety
 /// `value` is a tensor of the host's that outlives the result.
-unsafe fn view(api: Api, value: *const OrtValue, name: &str, dtype: DType) -> Result<Tensor> {
+unsafe fn view(operator: &Operator, value: *const OrtValue, name: &str, dtype: DType) -> Result<Tensor> {
+    let api = operator.api;
     let mut info = std::ptr::null_mut();
     let mut rank = 0;
     let mut dimensions = [0i64; MAX_RANK];
@@ -169,5 +192,25 @@ unsafe fn view(api: Api, value: *const OrtValue, name: &str, dtype: DType) -> Re
         fail!(InvalidArgument, "{name}: rank {rank} is above {MAX_RANK}");
     }
     let shape = Shape::new(dimensions[..rank].iter().map(|&size| size as usize)).expect("the rank was checked");
-    Ok(Tensor { data: data.cast(), dtype, shape, strides: row_major(&shape) })
+    // SAFETY: `value` is a tensor of the host's.
+    let device = unsafe { device(operator, value)? };
+    Ok(Tensor { data: data.cast(), device, dtype, shape, strides: row_major(&shape) })
+}
+
+/// Where a tensor is: the operator's provider says which kind of device, the tensor which of them.
+///
+/// # Safety
+/// `value` is a tensor of the host's.
+unsafe fn device(operator: &Operator, value: *const OrtValue) -> Result<Device> {
+    if !operator.cuda {
+        return Ok(Device::Cpu);
+    }
+    let mut memory = std::ptr::null();
+    let mut id = 0;
+    // SAFETY: the value keeps the description of its memory.
+    unsafe {
+        call!(operator.api, GetTensorMemoryInfo, value, &mut memory)?;
+        call!(operator.api, MemoryInfoGetId, memory, &mut id)?;
+    }
+    Ok(Device::Cuda(id))
 }

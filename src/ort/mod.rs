@@ -11,6 +11,8 @@
 //! | [`kernel`] | a node's life: made with its attributes, computed, destroyed |
 //! | [`shape`] | output shapes for hosts that can be told |
 //! | [`executor`] | chunks on the host's thread pool |
+//!
+//! There is a variant of each operator for the CPU and for CUDA, whose work goes to the host's own stream.
 
 mod api;
 mod attributes;

@@ -35,7 +35,10 @@ pub const KINDS: [Kind; 4] = [
 
 const FLOATS: [DType; 4] = [DType::F16, DType::BF16, DType::F32, DType::F64];
 const INDICES: [DType; 2] = [DType::I32, DType::I64];
-const PROVIDERS: [&CStr; 1] = [c"CPUExecutionProvider"];
+/// Execution providers, and whether their tensors are on a CUDA device. The CUDA provider comes in two forms: built into
+/// the host, and, from 2026 on, as a plugin. A session that lacks a provider passes its variants over.
+const PROVIDERS: [(&CStr, bool); 3] =
+    [(c"CPUExecutionProvider", false), (c"CUDAExecutionProvider", true), (c"CudaPluginExecutionProvider", true)];
 
 /// Inputs by position, `grad_loss` apart.
 pub const LOGITS: usize = 0;
@@ -53,6 +56,8 @@ pub struct Operator {
     pub dtype: DType,
     pub targets: DType,
     provider: &'static CStr,
+    /// Inputs and output are on a CUDA device.
+    pub cuda: bool,
 }
 
 // SAFETY: never changed after it was made.
@@ -63,11 +68,11 @@ unsafe impl Sync for Operator {}
 /// All operators for a host; `infer_shapes` where it can be told shapes safely.
 pub fn all(api: Api, infer_shapes: bool) -> Vec<Operator> {
     let mut operators = Vec::new();
-    for provider in PROVIDERS {
+    for (provider, cuda) in PROVIDERS {
         for kind in KINDS {
             for dtype in FLOATS {
                 for targets in [dtype].into_iter().chain(INDICES) {
-                    operators.push(Operator { ort: table(infer_shapes), api, kind, dtype, targets, provider });
+                    operators.push(Operator { ort: table(infer_shapes), api, kind, dtype, targets, provider, cuda });
                 }
             }
         }

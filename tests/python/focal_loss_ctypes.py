@@ -79,14 +79,15 @@ def load(path=None):
     return lib
 
 
-def tensor(array):
-    """A view of a NumPy array (bfloat16 as ml_dtypes has it); keeps what it points to alive."""
+def tensor(array, data=None, device=(1, 0)):
+    """A view of a NumPy array (bfloat16 as ml_dtypes has it), or of its copy at an address on a device; keeps what it
+    points to alive."""
     kinds = {"f": 2, "i": 0}
     code = 4 if array.dtype.name == "bfloat16" else kinds[array.dtype.kind]
     shape = (ctypes.c_int64 * array.ndim)(*array.shape)
     strides = (ctypes.c_int64 * array.ndim)(*(s // array.itemsize for s in array.strides))
     result = Tensor(
-        array.ctypes.data, Device(1, 0), array.ndim, DType(code, array.itemsize * 8, 1), shape, strides, 0
+        data or array.ctypes.data, Device(*device), array.ndim, DType(code, array.itemsize * 8, 1), shape, strides, 0
     )
     result.keep = (array, shape, strides)
     return result
@@ -98,9 +99,22 @@ class Error(Exception):
         self.status = status
 
 
+class MainMemory:
+    """Where a library's tensors are; tests/cuda has others."""
+
+    def tensor(self, array):
+        """The view that is handed to the library."""
+        return tensor(array)
+
+    def read(self, view):
+        """The array behind a view that was written."""
+        return view.keep[0]
+
+
 class Library:
-    def __init__(self, path=None):
+    def __init__(self, path=None, memory=None):
         self.lib = load(path)
+        self.memory = memory or MainMemory()
 
     def options(self, **given):
         options = Options()
@@ -126,7 +140,7 @@ class Library:
         given = dict(logits=logits, targets=targets, class_alpha=class_alpha, weight=weight, normalizer=normalizer)
         for name, array in given.items():
             if array is not None:
-                view = tensor(array)
+                view = self.memory.tensor(array)
                 inputs.keep.append(view)
                 setattr(inputs, name, ctypes.pointer(view))
         return inputs
@@ -145,23 +159,26 @@ class Library:
         tensors = {name: given.pop(name) for name in self.TENSORS if name in given}
         return self.options(**given), self.inputs(logits, targets, **tensors)
 
+    def _output(self, shape, logits):
+        return self.memory.tensor(np.empty(shape, logits.dtype))
+
     def forward(self, logits, targets, **given):
         options, inputs = self._prepare(logits, targets, given)
-        loss = np.empty(self.loss_shape(logits, options), logits.dtype)
-        self.check(self.lib.focal_loss_forward(options, inputs, tensor(loss)))
-        return loss
+        loss = self._output(self.loss_shape(logits, options), logits)
+        self.check(self.lib.focal_loss_forward(options, inputs, loss))
+        return self.memory.read(loss)
 
     def backward(self, logits, targets, grad_loss=None, **given):
         options, inputs = self._prepare(logits, targets, given)
-        grad = np.empty(logits.shape, logits.dtype)
-        incoming = None if grad_loss is None else tensor(grad_loss)
-        self.check(self.lib.focal_loss_backward(options, inputs, incoming, tensor(grad)))
-        return grad
+        grad = self._output(logits.shape, logits)
+        incoming = None if grad_loss is None else self.memory.tensor(grad_loss)
+        self.check(self.lib.focal_loss_backward(options, inputs, incoming, grad))
+        return self.memory.read(grad)
 
     def forward_backward(self, logits, targets, grad_loss=None, **given):
         options, inputs = self._prepare(logits, targets, given)
-        loss = np.empty(self.loss_shape(logits, options), logits.dtype)
-        grad = np.empty(logits.shape, logits.dtype)
-        incoming = None if grad_loss is None else tensor(grad_loss)
-        self.check(self.lib.focal_loss_forward_backward(options, inputs, incoming, tensor(loss), tensor(grad)))
-        return loss, grad
+        loss = self._output(self.loss_shape(logits, options), logits)
+        grad = self._output(logits.shape, logits)
+        incoming = None if grad_loss is None else self.memory.tensor(grad_loss)
+        self.check(self.lib.focal_loss_forward_backward(options, inputs, incoming, loss, grad))
+        return self.memory.read(loss), self.memory.read(grad)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import focal_loss_ctypes as fl
-from focal_loss_ctypes import CUDA, INTERNAL, INVALID_ARGUMENT, OK, UNSUPPORTED
+from focal_loss_ctypes import INTERNAL, INVALID_ARGUMENT, OK, UNSUPPORTED
 
 LIBRARY = fl.Library()
 LIB = LIBRARY.lib
@@ -409,10 +409,10 @@ def test_dtypes_that_do_not_match(name, targets, dtype):
 
 @pytest.mark.parametrize("name", ALL)
 def test_devices(name):
-    for device in [2, 13]:
+    for device in [2, 13]:  # one tensor on CUDA device 5, the others in main memory
         call = Call()
-        call.tensors[name].device.device_type = device
-        refused(call, CUDA, name, "CUDA", functions=functions_with(name))
+        call.tensors[name].device = fl.Device(device, 5)
+        refused(call, INVALID_ARGUMENT, name, "CUDA device 5", "the CPU", functions=functions_with(name))
     for device in [0, -1, 4, 7, 8, 9, 10, 12, 14, 17, INT32_MIN, INT32_MAX]:
         call = Call()
         call.tensors[name].device.device_type = device
