@@ -58,11 +58,13 @@ def test_values_on_the_hosts_stream(name, provider):
         expected = reference.focal_loss_grad(2.0, logits, targets, **options)
     else:
         expected = reference.focal_loss(logits, targets, **options)
+    outstanding = DRIVER.stub_outstanding()  # tests that make frees fail leave something
     got = HOST.run(operator, kernel, given, StubMemory(), stream)
     np.testing.assert_allclose(got, expected, 2e-6, 1e-6 * np.abs(expected).max())
     launches = journal("cuLaunchKernel focal_loss_")
     assert launches and all(line.endswith(hex(stream)) for line in launches)
-    assert len(journal("cuModuleLoadDataEx")) == 1 and DRIVER.stub_current() is None and DRIVER.stub_outstanding() == 0
+    assert len(journal("cuModuleLoadDataEx")) == 1
+    assert DRIVER.stub_current() is None and DRIVER.stub_outstanding() == outstanding
     HOST.destroy(operator, kernel)
 
 
