@@ -71,7 +71,7 @@ def main():
     if not library.exists():
         sys.exit(f"{library} is not there: run `cargo build --release`")
     if what == ["bench"]:
-        sys.exit(subprocess.run([sys.executable, "benches/cuda.py"], cwd=ROOT, env=environment()).returncode)
+        sys.exit(subprocess.run([sys.executable, "benches/gpu.py"], cwd=ROOT, env=environment()).returncode)
     failed = tests(environment())
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

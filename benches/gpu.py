@@ -241,7 +241,7 @@ def report(times, cpu):
     device = torch.cuda.get_device_properties(0)
     lines = [
         "# On the GPU", "",
-        "Written by `make bench-cuda`; see the head of `benches/cuda.py` for what is measured and how. Each figure is of",
+        "Written by `make bench-cuda`; see the head of `benches/gpu.py` for what is measured and how. Each figure is of",
         "the best times; median and quartiles are over the repetitions, each compared within its own turn.", "",
         f"{device.name}, {device.multi_processor_count} multiprocessors; PyTorch {torch.__version__}, CUDA {torch.version.cuda}; "
         f"focal-loss {LIBRARY.lib.focal_loss_version_string().decode()}; host {platform.machine()}, Python {platform.python_version()}; "
