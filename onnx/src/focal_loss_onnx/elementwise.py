@@ -414,7 +414,7 @@ class Region:
 
     def compared(self) -> set[Decimal]:
         """Constants that something inside is compared with."""
-        found = set()
+        found: set[Decimal] = set()
         for name in self.inside:
             node = self.graph.producers[name]
             if node.op_type in _COMPARING:

@@ -35,8 +35,16 @@ _OPERATOR = LOSSES["sigmoid"]
 _LOGARITHMS = frozenset({"Log", "Log1p", "Softplus"})
 
 #: Constants are as exact as the type that they were written in, and attributes are float32.
-_ROUNDING = {TensorProto.FLOAT16: 2.0**-9, TensorProto.BFLOAT16: 2.0**-6}
+_ROUNDING: dict[int, float] = {TensorProto.FLOAT16: 2.0**-9, TensorProto.BFLOAT16: 2.0**-6}
 _FLOAT32_ROUNDING = 2.0**-22
+
+#: What a type rounds a number by at most, relative to it.
+_UNIT_ROUNDING: dict[int, float] = {
+    TensorProto.FLOAT16: 2.0**-11,
+    TensorProto.BFLOAT16: 2.0**-8,
+    TensorProto.FLOAT: 2.0**-24,
+    TensorProto.DOUBLE: 2.0**-53,
+}
 
 _REDUCTIONS: Mapping[str, str] = {"ReduceMean": "mean", "ReduceSum": "sum"}
 
@@ -113,7 +121,7 @@ def fuse(
     """A copy of a model whose spelled-out focal losses are our operator, and what was found.
 
     A loss is replaced only if it is, as a function of real numbers, the operator's: at logits up to 120 on both sides,
-    at hard and soft targets, and at targets outside [0, 1], all to 20 digits. ``alpha``, ``gamma`` and the reduction are
+    at hard and soft targets, and at targets outside [0, 1]. ``alpha``, ``gamma`` and the reduction are
     lifted out of the graph's constants; a reduction that is not over everything stays. The replaced nodes and the new
     ones are then run on the same random inputs (where a runtime, or ``onnx.reference``, can run them).
 
@@ -256,12 +264,15 @@ class _Search:
             known_hard = self.hard_targets or is_hard(self.graph, cut[1])
             is_condition = self.graph.tensor(cut[1]).element_type == TensorProto.BOOL
             function = _of_conditions(region) if is_condition else region
-            found = recognise(function, region.compared(), known_hard)
-            if found is None:
-                found = recognise(_of_probabilities(function), region.compared(), known_hard)
+            what = region.compared(), known_hard, _UNIT_ROUNDING[kind]
+            found = recognise(function, *what)
+            if found is None and not self._makes_softmax(cut[0]):
+                found = recognise(_of_probabilities(function), *what)
                 if found is not None and self._is_tried(best, 0):
                     reason = f"is {_named(found)} of the probabilities {cut[0]!r}, and the logits are not in the graph"
                     best = (0, None, region, reason)
+                continue
+            if found is None:
                 continue
             rank, plan, reason = self._judge(region, found, known_hard)
             if self._is_tried(best, rank):
@@ -288,6 +299,8 @@ class _Search:
         what = _named(found)
         if abs(found.parameters.gamma) < Decimal("1e-3"):
             return 0, None, "is a binary cross entropy without a focusing factor (gamma 0), no focal loss"
+        if not found.parameters.a or not found.parameters.b:
+            return 0, None, f"is {what}: one side of a focal loss, which has no loss on the other"
         problem = self._shapes_of_constants(region)
         if problem:
             return 1, None, f"is {what}, but {problem}"
@@ -319,6 +332,12 @@ class _Search:
             plan.notes.append(f"the epsilon or bound is gone: {found.difference}")
         if alpha < 0 and scale not in (1, -1):
             plan.notes.append(f"the factor {scale:g} is the same for positives and negatives: it balances nothing")
+        if kind == TensorProto.DOUBLE:
+            wanted = (found.parameters.a, found.parameters.b, found.parameters.gamma)
+            got = (*_sides(alpha, scale), gamma)
+            change = max(abs(float(w) - g) / abs(g) for w, g in zip(wanted, got, strict=True))
+            if change > 1e-15:
+                plan.notes.append(f"alpha and gamma became float32, a relative change of up to {change:.0e}")
         shapes = [self.graph.tensor(name).shape for name in region.cut]
         if None in shapes or shapes[0] != shapes[1] or None in (shapes[0] or ()):
             plan.notes.append("logits and targets are not known to have the same shape, which the operator needs")
@@ -448,6 +467,11 @@ def alpha_and_scale(a: float, b: float, rounding: float) -> tuple[float, float] 
     return _float32(a / scale), scale
 
 
+def _sides(alpha: float, scale: float) -> tuple[float, float]:
+    """The factors of positives and negatives that an operator has."""
+    return (scale, scale) if alpha < 0 else (scale * alpha, scale * (1 - alpha))
+
+
 def is_hard(graph: Elementwise, name: str) -> bool:
     """Whether a tensor is known to hold nothing but 0 and 1."""
     if graph.tensor(name).element_type == TensorProto.BOOL:
@@ -514,7 +538,7 @@ class _Rewriter:
         result, reduction, ones, tail = self._reduction(region.output)
         nodes = self._nodes(plan, result, reduction, ones)
         self.new_nodes[result] = nodes
-        self.maybe_dead.update([*region.inside, *region.constants, *tail])
+        self.maybe_dead.update([*region.inside, *region.constants, *tail, result])
         trial = try_both(
             self.before, self.graph, plan.logits, plan.targets, result, nodes,
             near=plan.near, soft=plan.soft, logits_only_output=region.output,

@@ -5,8 +5,10 @@ The functions are given as real functions (see :mod:`.elementwise`). Where the l
     f(x, t) = (a*t + b*(1-t)) * m^gamma * CE,     m = p*(1-t) + (1-p)*t,     CE = softplus(x) - x*t
 
 ``a``, ``b`` and ``gamma`` follow from four values: ``f(x, 1) / CE`` is ``a * (1-p)^gamma``. What they are then has to
-hold at many other points, to 20 digits: far on both sides, at soft targets, and at targets outside [0, 1], where
-somebody may have put a meaning ("ignore") that the formula does not have.
+hold at many other points: far on both sides, at soft targets, and at targets outside [0, 1], where somebody may have put
+a meaning ("ignore") that the formula does not have. It has to hold to 20 digits, but for what the graph's own type could
+not tell: a rounding error of ``CE`` as a difference of numbers as large as ``x``. So PyTorch's softplus, which is ``x``
+from 20 on, is the softplus in float32, and is not in float64.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import lru_cache
 
 from .elementwise import CONTEXT, Number
 
@@ -24,7 +27,7 @@ Loss = Callable[[Decimal, Decimal], Number]
 _ONE = Decimal(1)
 _HARD = (Decimal(0), Decimal(1))
 
-#: Equal is equal to 20 digits of 90; "but for an epsilon" is equal to this where logits are moderate.
+#: Equal is equal to 20 digits of 90 (but see above); "but for an epsilon" is equal to this where logits are moderate.
 _EXACT, _NEAR = Decimal("1e-20"), Decimal("2e-3")
 _MODERATE = Decimal(5)
 
@@ -45,12 +48,23 @@ class Parameters:
 
     def __call__(self, x: Decimal, t: Decimal) -> Decimal:
         """The loss, within :data:`~focal_loss_onnx.elementwise.CONTEXT`."""
-        p = _ONE / (_ONE + (-x).exp())
-        q = _ONE / (_ONE + x.exp())
-        cross_entropy = (_ONE + x.exp()).ln() - x * t
+        factor, cross_entropy = self.parts(x, t)
+        return factor * cross_entropy
+
+    def parts(self, x: Decimal, t: Decimal) -> tuple[Decimal, Decimal]:
+        """The loss as the cross entropy and what it is multiplied by."""
+        p, q, softplus = _of_logit(x)
+        cross_entropy = softplus - x * t
         m = p * (1 - t) + q * t
         power = _ONE if not self.gamma else m**self.gamma
-        return (self.a * t + self.b * (1 - t)) * power * cross_entropy
+        return (self.a * t + self.b * (1 - t)) * power, cross_entropy
+
+
+@lru_cache(4096)
+def _of_logit(x: Decimal) -> tuple[Decimal, Decimal, Decimal]:
+    """``sigmoid(x)``, ``sigmoid(-x)`` and ``softplus(x)``, within the context, which is always the same."""
+    e = x.exp()
+    return e / (_ONE + e), _ONE / (_ONE + e), (_ONE + e).ln()
 
 
 @dataclass(frozen=True)
@@ -72,21 +86,25 @@ class Recognition:
         return not self.only_near and (self.hard if hard_targets else self.soft)
 
 
-def recognise(function: Loss, compared: Iterable[Decimal] = (), hard_targets: bool = False) -> Recognition | None:
+def recognise(
+    function: Loss, compared: Iterable[Decimal] = (), hard_targets: bool = False, rounding: float = 0.0
+) -> Recognition | None:
     """What ``function`` is; ``None`` if it is nothing like a focal loss.
 
     Args:
         function: of a logit and a target, evaluated within the decimal context of :mod:`.elementwise`.
         compared: constants that the function compares something with, at which it is looked at, too.
         hard_targets: whether targets are known to be 0 or 1.
+        rounding: the rounding error of the type that the graph computes in.
     """
     with decimal.localcontext(CONTEXT):
         parameters = _solve(function)
         if parameters is None:
             return None
         constants = [c for c in compared if abs(c) <= 120]
-        logits = [*_logits(), *constants]
-        difference = _difference(function, parameters, ((x, t) for x in logits for t in _HARD))
+        logits = [*_logits(), *_around(constants)]
+        unseen = Decimal(rounding)
+        difference = _difference(function, parameters, ((x, t) for x in logits for t in _HARD), unseen=unseen)
         if difference:
             return _nearly(function, parameters, difference)
         found = Recognition(parameters, hard=True, soft=False, only_near=False)
@@ -94,9 +112,9 @@ def recognise(function: Loss, compared: Iterable[Decimal] = (), hard_targets: bo
             return found
         soft = [*_soft_targets(len(logits)), *(c for c in constants if 0 < c < 1)]
         marks = {*_MARKS, *(c for c in constants if not 0 <= c <= 1)}
-        points = [(x, t) for x, t in zip(logits * 2, soft * 2, strict=False)] + [(x, t) for x in logits[::6] for t in soft]
-        points += [(x, t) for x in logits[::8] for t in marks]
-        difference = _difference(function, parameters, points)
+        points = [*zip(logits, soft, strict=False)]
+        points += [(x, t) for x in logits[::8] for t in (*marks, *soft[:8], *soft[len(logits) :])]
+        difference = _difference(function, parameters, points, unseen=unseen)
         if difference:
             return replace(found, difference=difference)
         return replace(found, soft=True)
@@ -156,15 +174,21 @@ def _nearly(function: Loss, parameters: Parameters, difference: str) -> Recognit
 
 
 def _difference(
-    function: Loss, parameters: Parameters, points: Iterable[tuple[Decimal, Decimal]], allowed: Decimal = _EXACT
+    function: Loss,
+    parameters: Parameters,
+    points: Iterable[tuple[Decimal, Decimal]],
+    allowed: Decimal = _EXACT,
+    unseen: Decimal = Decimal(0),
 ) -> str:
     """The first point where both are finite and differ, in words."""
     for x, t in points:
-        value, wanted = function(x, t), parameters(x, t)
+        value, (factor, cross_entropy) = function(x, t), parameters.parts(x, t)
+        wanted = factor * cross_entropy
         if not isinstance(value, Decimal):
             return "it is not a number"
-        if value.is_finite() and wanted.is_finite() and abs(value - wanted) > allowed * abs(wanted):
-            return _at(x, t, value, wanted)
+        if value.is_finite() and wanted.is_finite():
+            if abs(value - wanted) > allowed * abs(wanted) + unseen * abs(factor) * (1 + abs(x)):
+                return _at(x, t, value, wanted)
     return ""
 
 
@@ -186,9 +210,21 @@ def _at(x: Decimal, t: Decimal, value: Decimal, wanted: Decimal) -> str:
 
 
 def _logits() -> list[Decimal]:
-    """Logits on every scale, the same ones each time."""
+    """Logits on every scale, in every twelfth of its range, the same ones each time."""
     rng = random.Random(20170807)
-    return [Decimal(rng.uniform(-scale, scale)) for scale in (0.1, 2, 8, 30, 120) for _ in range(10)] + [Decimal(0)]
+    found = [Decimal((rng.random() + i) / 6 - 1) * scale for scale in (1, 8, 30, 120) for i in range(12)]
+    return sorted([*found, Decimal(0)], key=lambda x: rng.random())
+
+
+def _around(constants: Iterable[Decimal]) -> list[Decimal]:
+    """Logits near the constants, and near those whose sigmoid is a constant: on both sides of a threshold."""
+    found = []
+    for c in constants:
+        found += [c, c - Decimal("0.01"), c + Decimal("0.01")]
+        if 0 < c < 1:
+            logit = (c / (1 - c)).ln()
+            found += [sign * (logit + step) for sign in (1, -1) for step in (Decimal("-0.01"), Decimal("0.01"))]
+    return found
 
 
 def _soft_targets(count: int) -> list[Decimal]:
