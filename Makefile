@@ -10,7 +10,7 @@ BENCH_VENV := target/venv-bench
 TORCH_VENV := target/venv-torch
 LIBRARY := target/release/libfocal_loss.so
 
-.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts test-wheel test-torch wheel bench bench-rust clean
+.PHONY: help build test demo notebook accuracy lint format header test-rust test-c test-python test-hosts test-wheel test-torch wheel bench bench-rust clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: lint test-rust test-c test-python test-hosts test-wheel ## Run everything 
 
 demo: build $(VENV)/.ready ## Evaluate the focal loss of a real detector on real photographs
 	$(ENV_PYTHON) onnx/sample/demo.py --out target/demo
+
+notebook: build $(VENV)/.ready ## Run docs/focal-loss.ipynb and write its outputs into it
+	$(ENV_PYTHON) docs/run_notebook.py
 
 accuracy: build target/venv-bench/.ready ## Write docs/accuracy.md: errors in ULP, beside torchvision's
 	target/venv-bench/bin/python tests/python/accuracy_report.py
