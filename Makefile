@@ -14,7 +14,7 @@ BUNDLE_VENV := target/venv-bundle
 CUDA_PYTHON ?= python3
 LIBRARY := target/release/libfocal_loss.so
 
-.PHONY: help build test demo accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels
+.PHONY: help build test demo notebook accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels
 .PHONY: test-wheel test-torch test-cuda wheel ptx bench bench-cuda bench-rust cuda-bundle clean
 
 help: ## List the targets
@@ -28,6 +28,9 @@ test: lint test-rust test-c test-python test-driver test-kernels test-hosts test
 
 demo: build $(VENV)/.ready ## Evaluate the focal loss of a real detector on real photographs
 	$(ENV_PYTHON) onnx/sample/demo.py --out target/demo
+
+notebook: build $(VENV)/.ready ## Run docs/focal-loss.ipynb and write its outputs into it
+	$(ENV_PYTHON) docs/run_notebook.py
 
 accuracy: build $(BENCH_VENV)/.ready ## Write docs/accuracy.md: errors in ULP, beside torchvision's
 	$(BENCH_VENV)/bin/python tests/python/accuracy_report.py

@@ -1,5 +1,6 @@
 """The command line, as a user calls it."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -7,9 +8,17 @@ import numpy as np
 import onnx
 import pytest
 from focal_loss_onnx import reference
+from fuse_models import spelled
 from onnx import TensorProto
 from operator_models import assert_close, session
 from test_package_attach import detector, simple
+
+DATA = pathlib.Path(__file__).resolve().parents[1] / "data" / "fuse"
+
+#: A focal loss for targets 0 and 1, whose probability is clipped.
+CLIPPED = spelled("""
+    p0 = Sigmoid(x)  p = Clip(p0, 1e-7, 0.9999999)  q = Sub(1, p)  k = Greater(t, 0.5)  pt = Where(k, p, q)  l = Log(pt)
+    m = Sub(1, pt)  w = Pow(m, 2)  a = Where(k, 0.25, 0.75)  b = Mul(l, w)  c = Mul(a, b)  loss = Neg(c)""")
 
 
 def call(*arguments):
@@ -85,6 +94,29 @@ def test_errors_are_one_line_and_status_1(arguments, message, path, tmp_path):
     assert (status, stdout) == (1, "")
     assert stderr.startswith("error: ") and message in stderr and stderr.count("\n") == 1
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_fuse(tmp_path):
+    broken, fixed = DATA / "torch-2.4.1-dynamo-mean-0.25-2.onnx", tmp_path / "fixed.onnx"
+    status, stdout, stderr = call("fuse", broken, fixed)
+    assert (status, stderr) == (0, "")
+    assert stdout.startswith("fused       'mean' = SigmoidFocalLoss('l_logits_', 'l_targets_'): alpha 0.25, gamma 2, reduction mean; ")
+    model = onnx.load(fixed)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["SigmoidFocalLoss"]
+
+
+def test_fuse_writes_nothing_where_there_is_nothing_to_fuse(path, tmp_path):
+    out = tmp_path / "fixed.onnx"
+    status, stdout, stderr = call("fuse", path, out)
+    assert (status, stdout) == (1, "") and not out.exists()
+    assert stderr.startswith("error: ") and "has no focal loss that could be replaced" in stderr
+    clipped = tmp_path / "clipped.onnx"
+    onnx.save(CLIPPED, clipped)
+    status, stdout, _ = call("fuse", clipped, out)
+    assert status == 1 and stdout.startswith("left alone  'loss' is a focal loss") and not out.exists()
+    status, stdout, _ = call("fuse", clipped, out, "--allow-epsilon", "--hard-targets")
+    assert status == 0 and stdout.startswith("fused       'loss' = SigmoidFocalLoss('x', 't')") and out.exists()
 
 
 def test_wrong_usage_is_status_2():

@@ -1,4 +1,4 @@
-"""The command line: ``python -m focal_loss_onnx attach|inspect``.
+"""The command line: ``python -m focal_loss_onnx attach|fuse|inspect``.
 
 Exit status: 0 done, 1 it cannot be done (one line on stderr says why), 2 wrong usage.
 """
@@ -18,8 +18,9 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from .attach import INDEX_DTYPES, TARGET_KINDS, attach
-from .errors import AttachError
+from .errors import AttachError, FuseError
 from .functions import PortableFunctionError
+from .fuse import fuse
 from .graph import known_tensors
 from .inspection import inspect
 from .levels import LAYOUTS
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (AttachError, PortableFunctionError, OSError) as error:
+    except (AttachError, FuseError, PortableFunctionError, OSError) as error:
         return _fail(str(error))
     except (DecodeError, onnx.checker.ValidationError) as error:
         return _fail(f"{options.model} is not an ONNX model: {error}")
@@ -84,6 +85,16 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _fuse(options: argparse.Namespace) -> int:
+    model, report = fuse(options.model, allow_epsilon=options.allow_epsilon, hard_targets=options.hard_targets)
+    if report.fused or report.left_alone:
+        print(report)
+    if not report.fused:
+        return _fail(f"{options.model} has no focal loss that could be replaced; {options.output} is not written")
+    _save(model, options.output)
+    return 0
+
+
 def _fail(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return 1
@@ -96,6 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("inspect", help="list the tensors that look like classification logits")
     command.set_defaults(command=_inspect)
     command.add_argument("model", type=Path, metavar="IN.onnx")
+
+    command = commands.add_parser("fuse", help="replace a focal loss that is spelled out in standard operators")
+    command.set_defaults(command=_fuse)
+    command.add_argument("model", type=Path, metavar="IN.onnx")
+    command.add_argument("output", type=Path, metavar="OUT.onnx")
+    command.add_argument("--allow-epsilon", action="store_true", help="also one that clips or shifts its probabilities")
+    command.add_argument("--hard-targets", action="store_true", help="all targets are 0 or 1")
 
     command = commands.add_parser("attach", help="add the focal loss to a detector")
     command.set_defaults(command=_attach)

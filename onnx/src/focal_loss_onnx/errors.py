@@ -1,4 +1,4 @@
-"""What goes wrong when a loss is attached, and what is worth saying when it does not."""
+"""What goes wrong when a loss is attached or fused, and what is worth saying when it does not."""
 
 
 class AttachError(ValueError):
@@ -7,3 +7,7 @@ class AttachError(ValueError):
 
 class TracedToLogitsWarning(UserWarning):
     """A name that was given is a probability; the logits behind it are used."""
+
+
+class FuseError(ValueError):
+    """A spelled-out loss cannot be replaced; the message says why."""

@@ -101,7 +101,7 @@ def embed_functions(model: ModelProto) -> ModelProto:
                     f"{node.op_type} is used inside the function {function.name!r}, where the types of its "
                     "inputs are not known; inline that function first (onnx.inliner)"
                 )
-    nodes = list(_nodes_of_domain(model.graph))
+    nodes = list(nodes_of_domain(model.graph))
     tensors = known_tensors(model) if nodes else {}
     variants: dict[str, tuple[Variant, NodeProto]] = {}
     for node in nodes:
@@ -216,14 +216,14 @@ def _conflict(first: Variant, first_node: NodeProto, second: Variant, second_nod
     )
 
 
-def _nodes_of_domain(graph: GraphProto) -> Iterator[NodeProto]:
+def nodes_of_domain(graph: GraphProto) -> Iterator[NodeProto]:
     """Nodes of the domain in the graph and in its subgraphs."""
     for node in graph.node:
         if node.domain == DOMAIN:
             yield node
         for attribute in node.attribute:
             for subgraph in _subgraphs(attribute):
-                yield from _nodes_of_domain(subgraph)
+                yield from nodes_of_domain(subgraph)
 
 
 def _subgraphs(attribute: AttributeProto) -> Sequence[GraphProto]:
