@@ -31,7 +31,7 @@ pub fn scale_pair<A: Arithmetic>(factor: (A, A), (high, low): (A, A)) -> (A, A) 
 }
 
 #[inline(always)]
-fn polynomial<A: Arithmetic>(coefficients: &[A::Scalar], x: A) -> A {
+pub fn polynomial<A: Arithmetic>(coefficients: &[A::Scalar], x: A) -> A {
     let (last, rest) = coefficients.split_last().expect("a polynomial has coefficients");
     let mut value = A::of(*last);
     for &coefficient in rest.iter().rev() {

@@ -99,6 +99,7 @@ pub trait Real:
     const ONE: Self;
     const MAX: Self;
     const NAN: Self;
+    const INFINITY: Self;
     const LOG2_E: Self;
     /// `ln 2` in two parts; an integer of up to twelve bits times the first is exact.
     const LN_2: (Self, Self);
@@ -118,12 +119,22 @@ pub trait Real:
     /// Whether easy examples have a way of their own.
     const HAS_EASY: bool;
     const LOG: &'static [Self];
+    /// `2^POWER_UNIT` stands for 1 where exponentials of very different size are kept side by side
+    /// ([`super::softmax::Shift`]): as high as leaves room above it, so that much fits below.
+    const POWER_UNIT: i32;
+    /// Below this distance to the largest logit, an exponential counts as zero.
+    const POWER_LOWEST: Self;
+    /// Logits up to this size need no shift before they are split into `k ln 2 + r`; twice `POWER_LOWEST` and more.
+    const POWER_NEAR: Self;
 
     fn abs(self) -> Self;
     fn to_f64(self) -> f64;
     fn from_f64(value: f64) -> Self;
     /// `(k, m)` with `self = m * 2^k` and `3/4 <= m < 3/2`, for a positive normal number.
     fn log2_parts(self) -> (Self, Self);
+    /// `2^k`, where `self` is `ROUNDER + BIAS + k`, and the bias of its exponent.
+    fn power_of_two(self) -> Self;
+    const BIAS: i32;
     /// `2^-k` for an integral `k` within the exponent's range.
     fn exp2_negated(k: Self) -> Self;
 
@@ -153,7 +164,8 @@ const LN_2_F64: (f64, f64) = (0.693_147_180_559_208_2, 7.371_002_565_167_799e-13
 macro_rules! real {
     ($type:ident, $bits:ident, $signed:ident, mantissa: $mantissa:literal, bias: $bias:literal,
      ln2: $ln2:expr, exp_lowest: $lowest:expr, lift_log2: $lift:literal,
-     exp: $exp:ident, log: $log:ident, exp_near: $near:expr, easy: $easy:literal) => {
+     exp: $exp:ident, log: $log:ident, exp_near: $near:expr, easy: $easy:literal,
+     power: ($unit:literal, $power_lowest:literal, $power_near:literal)) => {
         impl Arithmetic for $type {
             type Scalar = Self;
 
@@ -193,6 +205,7 @@ macro_rules! real {
             const ONE: Self = 1.0;
             const MAX: Self = $type::MAX;
             const NAN: Self = $type::NAN;
+            const INFINITY: Self = $type::INFINITY;
             const LOG2_E: Self = std::$type::consts::LOG2_E;
             const LN_2: (Self, Self) = $ln2;
             const ROUNDER: Self = 1.5 * (1u64 << $mantissa) as $type;
@@ -202,6 +215,10 @@ macro_rules! real {
             const LIFT_LOG2: Self = $lift as $type;
             const EXP: &'static [Self] = &coefficients::$exp;
             const LOG: &'static [Self] = &coefficients::$log;
+            const POWER_UNIT: i32 = $unit;
+            const POWER_LOWEST: Self = $power_lowest;
+            const POWER_NEAR: Self = $power_near;
+            const BIAS: i32 = $bias;
             const EXP_NEAR: [Self; 5] = $near;
             const EXP_NEAR_LOWEST: Self = $lowest / 2.0 - 1.0;
             const HAS_EASY: bool = $easy;
@@ -228,6 +245,10 @@ macro_rules! real {
                 ($type::from_bits(k) - Self::ROUNDER, $type::from_bits(mantissa))
             }
             #[inline(always)]
+            fn power_of_two(self) -> Self {
+                $type::from_bits(self.to_bits() << $mantissa)
+            }
+            #[inline(always)]
             fn exp2_negated(k: Self) -> Self {
                 let k = ((k + Self::ROUNDER).to_bits()).wrapping_sub(Self::ROUNDER.to_bits());
                 $type::from_bits(($bits::wrapping_sub($bias, k)) << $mantissa)
@@ -237,10 +258,12 @@ macro_rules! real {
 }
 
 real!(f32, u32, i32, mantissa: 23, bias: 127, ln2: LN_2_F32,
-      exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32, exp_near: coefficients::EXP_NEAR_F32, easy: true);
+      exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32, exp_near: coefficients::EXP_NEAR_F32, easy: true,
+      power: (126, -172.0, 512.0));
 real!(f64, u64, i64, mantissa: 52, bias: 1023,
       ln2: LN_2_F64,
-      exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, exp_near: [0.0; 5], easy: false);
+      exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, exp_near: [0.0; 5], easy: false,
+      power: (960, -1370.0, 2800.0));
 
 #[cfg(test)]
 mod tests {
