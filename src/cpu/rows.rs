@@ -2,6 +2,7 @@
 
 use std::array::from_fn;
 use std::ops::Range;
+use std::ptr::null;
 
 use crate::problem::Problem;
 use crate::tensor::Tensor;
@@ -58,6 +59,31 @@ pub fn row_offsets(rows: &Walk, first: usize, count: usize) -> Lanes<isize> {
     offsets
 }
 
+/// Rows that will be needed next, so that memory can send for them while others are worked on.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    rows: Lanes<*const u8>,
+    /// Bytes of sixteen classes.
+    step: usize,
+}
+
+impl Ahead {
+    pub const NOTHING: Self = Self { rows: [null(); LANES], step: 0 };
+
+    /// Sends for the `i`th sixteen classes of a row.
+    #[inline(always)]
+    pub fn fetch(&self, lane: usize, i: usize) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint; it reads nothing that a program could notice, from whatever address.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(self.rows[lane].wrapping_add(i * self.step).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (lane, i);
+    }
+}
+
 /// Up to sixteen rows of a [`PerClass`] tensor.
 pub struct Block<'a, S> {
     tensor: &'a PerClass<S>,
@@ -102,6 +128,16 @@ impl<S: Storage> Block<'_, S> {
         }
         let tile = &*tile;
         from_fn(|lane| if lane < self.count { &tile[lane * width..(lane + 1) * width] } else { &[] })
+    }
+
+    /// Where each row lies in memory, for [`Ahead`]; nowhere if not in one piece.
+    pub fn ahead(&self) -> Ahead {
+        let start = |lane: usize| self.tensor.memory.slice(self.run(lane, &(0..1))).map_or(null(), |row| row.as_ptr());
+        let direct = self.tensor.class_stride == 1;
+        Ahead {
+            rows: from_fn(|lane| if direct && lane < self.count { start(lane).cast() } else { null() }),
+            step: LANES * size_of::<S>(),
+        }
     }
 
     /// Memory for these classes of a row, where it can take results as they are. Nobody else may look at it meanwhile.

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::math::real::Real;
 use crate::math::sigmoid::Gamma;
-use crate::math::softmax::{Row, Sum, Term};
+use crate::math::softmax::{Row, Term};
 use crate::options::Reduction;
 use crate::problem::Problem;
 use crate::tensor::Tensor;
@@ -19,8 +19,8 @@ use super::Factors;
 use super::chunks::{Chunks, LANES, LaneSums, sum_of_chunks};
 use super::executor::Executor;
 use super::isa::Isa;
-use super::rows::{Block, Lanes, PerClass, TILE, Tile, row_offsets};
-use super::softmax_loops::{MaxLoop, Parts, PowerLoop, RowLoop, ScaleLoop, TermLoop};
+use super::rows::{Ahead, Block, Lanes, PerClass, TILE, Tile, row_offsets};
+use super::softmax_loops::{ManyTerms, MaxLoop, Parts, PowerLoop, RowLoop, Rows, ScaleLoop, Shifts, Sums, TermLoop};
 use super::storage::{Memory, Storage};
 use super::targets::{Indices, Label};
 use super::walk::Walk;
@@ -34,7 +34,8 @@ pub fn run<S: Storage>(problem: &Problem, factors: Factors, executor: &dyn Execu
         let mut sums = LaneSums::ZERO;
         for first in range.clone().step_by(plan.rows) {
             let count = plan.rows.min(range.end - first);
-            sums.add(&plan.run(first, count, &mut scratch)[..count]);
+            let ahead = plan.ahead(first + count, range.end);
+            sums.add(&plan.run(first, count, &ahead, &mut scratch)[..count]);
         }
         if plan.sums { sums.total() } else { 0.0 }
     })
@@ -137,26 +138,48 @@ impl<S: Storage> Plan<S> {
         (0..classes).step_by(TILE).map(move |k| k..classes.min(k + TILE))
     }
 
+    /// The rows that come next: logits, and dense targets where there are.
+    fn ahead(&self, first: usize, end: usize) -> (Ahead, Option<Ahead>) {
+        let count = self.rows.min(end - first);
+        if count == 0 || self.classes > TILE {
+            return (Ahead::NOTHING, None);
+        }
+        let of = |tensor: &PerClass<S>| tensor.block(first, count).ahead();
+        (of(&self.logits), self.dense.as_ref().map(of))
+    }
+
     /// Up to `rows` rows from `first` on; gives their losses.
-    fn run(&self, first: usize, count: usize, tiles: &mut Tiles<S::Real>) -> Lanes<f64> {
+    fn run(
+        &self,
+        first: usize,
+        count: usize,
+        ahead: &(Ahead, Option<Ahead>),
+        tiles: &mut Tiles<S::Real>,
+    ) -> Lanes<f64> {
         let logits = self.logits.block(first, count);
         let mut max = [-S::Real::INFINITY; LANES];
-        let mut sums = [Sum::default(); LANES];
+        let mut shifts = Shifts::new();
+        let mut sums = Sums::new();
         for stretch in self.stretches() {
             let rows = logits.load(&stretch, &mut tiles.logits);
-            self.isa.run(MaxLoop { rows: &rows[..count], parts: &mut [[S::Real::ZERO; LANES]; LANES], max: &mut max });
+            self.isa.run(MaxLoop {
+                rows: &rows[..count],
+                parts: &mut [[S::Real::ZERO; LANES]; LANES],
+                max: &mut max,
+                shifts: &mut shifts,
+            });
             if self.classes <= TILE {
-                self.powers(&rows[..count], &max, &mut sums, &mut tiles.powers);
+                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.powers);
             }
         }
         if self.classes > TILE {
             for stretch in self.stretches() {
                 let rows = logits.load(&stretch, &mut tiles.logits);
-                self.powers(&rows[..count], &max, &mut sums, &mut tiles.powers);
+                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.powers);
             }
         }
-        let mut rows = [Row::default(); LANES];
-        self.isa.run(RowLoop { max: &max, sums: &sums, rows: &mut rows });
+        let mut rows = Rows::new();
+        self.isa.run(RowLoop { shifts: &shifts, sums: &sums, rows: &mut rows });
 
         let mut batch = Batch {
             rows,
@@ -183,7 +206,7 @@ impl<S: Storage> Plan<S> {
         if let Some(grad) = &self.grad {
             let grad = grad.block(first, count);
             let dense = self.dense.as_ref().map(|dense| dense.block(first, count));
-            self.write_gradient(&batch, &logits, dense.as_ref(), &grad, &max, count, tiles);
+            self.write_gradient(&batch, &logits, dense.as_ref(), &grad, &shifts, count, tiles);
         }
         if let Some(tensor) = &self.loss {
             let rounded = batch.losses.map(|loss| S::Real::from_f64(loss).canonical());
@@ -192,10 +215,26 @@ impl<S: Storage> Plan<S> {
         batch.losses
     }
 
-    fn powers(&self, rows: &[&[S::Real]], max: &Lanes<S::Real>, sums: &mut Lanes<Sum>, powers: &mut Tile<S::Real>) {
+    fn powers(
+        &self,
+        rows: &[&[S::Real]],
+        shifts: &Shifts<S::Real>,
+        sums: &mut Sums,
+        ahead: &(Ahead, Option<Ahead>),
+        powers: &mut Tile<S::Real>,
+    ) {
         let width = width(rows[0].len());
-        let mut parts = [Parts::ZERO; LANES];
-        self.isa.run(PowerLoop { rows, max, powers: powers.get(rows.len() * width), width, parts: &mut parts, sums });
+        let (mut parts, powers) = ([Parts::ZERO; LANES], powers.get(rows.len() * width));
+        self.isa.run(PowerLoop {
+            rows,
+            shifts,
+            powers,
+            width,
+            parts: &mut parts,
+            sums,
+            ahead: &ahead.0,
+            targets_ahead: ahead.1.as_ref(),
+        });
     }
 
     /// One class for each row.
@@ -210,7 +249,7 @@ impl<S: Storage> Plan<S> {
         terms.run(self, |lane, y, term| {
             let slope = term.slope * batch.upstream[lane];
             // NaN where the row's sum is.
-            batch.losses[lane] = batch.rows[lane].zero() + term.loss;
+            batch.losses[lane] = batch.rows.get::<Row>(lane).zero() + term.loss;
             batch.slopes[lane] = slope;
             batch.own[lane] = Some((y, -slope * term.others));
         });
@@ -225,7 +264,7 @@ impl<S: Storage> Plan<S> {
         count: usize,
         tiles: &mut Tiles<S::Real>,
     ) {
-        batch.losses = std::array::from_fn(|lane| batch.rows[lane].zero());
+        batch.losses = std::array::from_fn(|lane| batch.rows.get::<Row>(lane).zero());
         for stretch in self.stretches() {
             let x = logits.load(&stretch, &mut tiles.logits);
             let t = dense.load(&stretch, &mut tiles.targets);
@@ -243,7 +282,7 @@ impl<S: Storage> Plan<S> {
         x: &[&[S::Real]],
         t: &[&[S::Real]],
         first_class: usize,
-        rows: &Lanes<Row>,
+        rows: &Rows,
         weight: &Lanes<f64>,
         mut done: impl FnMut(usize, usize, &Term),
     ) {
@@ -273,14 +312,14 @@ impl<S: Storage> Plan<S> {
         logits: &Block<S>,
         dense: Option<&Block<S>>,
         grad: &Block<S>,
-        max: &Lanes<S::Real>,
+        shifts: &Shifts<S::Real>,
         count: usize,
         tiles: &mut Tiles<S::Real>,
     ) {
         for stretch in self.stretches() {
             if self.classes > TILE {
                 let rows = logits.load(&stretch, &mut tiles.logits);
-                self.powers(&rows[..count], max, &mut [Sum::default(); LANES], &mut tiles.powers);
+                self.powers(&rows[..count], shifts, &mut Sums::new(), &(Ahead::NOTHING, None), &mut tiles.powers);
             }
             let (row, width) = (stretch.len(), width(stretch.len()));
             let powers = tiles.powers.get(count * width);
@@ -299,7 +338,7 @@ impl<S: Storage> Plan<S> {
                     out.fill(S::Real::ZERO);
                     continue;
                 }
-                let factor = batch.rows[lane].scale(batch.slopes[lane]);
+                let factor = batch.rows.get::<Row>(lane).scale(batch.slopes[lane]);
                 self.isa.run(ScaleLoop { powers: &powers[lane * width..][..row], factor, out });
                 if let Some((y, value)) = batch.own[lane].filter(|(y, _)| stretch.contains(y)) {
                     out[y - stretch.start] = S::Real::from_f64(value).canonical();
@@ -341,7 +380,7 @@ fn width(classes: usize) -> usize {
 
 /// What is known about rows that go together.
 struct Batch {
-    rows: Lanes<Row>,
+    rows: Rows,
     weight: Lanes<f64>,
     upstream: Lanes<f64>,
     losses: Lanes<f64>,
@@ -354,21 +393,21 @@ struct Batch {
 struct Terms {
     count: usize,
     places: Lanes<(usize, usize)>,
-    rows: Lanes<Row>,
+    rows: Rows,
     x: Lanes<f64>,
     c: Lanes<f64>,
 }
 
 impl Terms {
     fn new() -> Self {
-        Self { count: 0, places: [(0, 0); LANES], rows: [Row::default(); LANES], x: [0.0; LANES], c: [0.0; LANES] }
+        Self { count: 0, places: [(0, 0); LANES], rows: Rows::new(), x: [0.0; LANES], c: [0.0; LANES] }
     }
 
     #[inline]
-    fn push<R: Real>(&mut self, lane: usize, class: usize, x: R, c: f64, rows: &Lanes<Row>) {
+    fn push<R: Real>(&mut self, lane: usize, class: usize, x: R, c: f64, rows: &Rows) {
         let i = self.count;
         self.places[i] = (lane, class);
-        self.rows[i] = rows[lane];
+        self.rows.set(i, rows.get::<Row>(lane));
         self.x[i] = x.to_f64();
         self.c[i] = c;
         self.count += 1;
@@ -379,10 +418,10 @@ impl Terms {
         if self.count == 0 {
             return;
         }
-        let mut terms = [Term::default(); LANES];
+        let mut terms = ManyTerms::new();
         plan.isa.run(TermLoop { rows: &self.rows, x: &self.x, c: &self.c, gamma: &plan.gamma, terms: &mut terms });
-        for (&(lane, class), term) in self.places.iter().zip(&terms).take(self.count) {
-            done(lane, class, term);
+        for (i, &(lane, class)) in self.places[..self.count].iter().enumerate() {
+            done(lane, class, &terms.get(i));
         }
         self.count = 0;
     }

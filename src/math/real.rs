@@ -14,6 +14,10 @@ pub trait Arithmetic: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Outpu
     fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// `if self < bound { a } else { b }` on values already computed.
     fn select_below(self, bound: Self::Scalar, a: Self, b: Self) -> Self;
+    /// `if self == other { a } else { b }`, likewise.
+    fn select_equal(self, other: Self::Scalar, a: Self, b: Self) -> Self;
+    /// `2^k`, where `self` is `k` plus `ROUNDER` plus the bias of the type's exponent.
+    fn power_of_two(self) -> Self;
     /// The larger of two negative numbers; any positive number stays as it is.
     fn at_least_if_negative(self, lowest: Self::Scalar) -> Self;
     /// `self * 2^k` where `shifted` is `k + ROUNDER` and the result is a normal number.
@@ -76,6 +80,14 @@ impl<R: Real> Arithmetic for Four<R> {
         Self(from_fn(|i| self.0[i].select_below(bound, a.0[i], b.0[i])))
     }
     #[inline(always)]
+    fn select_equal(self, other: R, a: Self, b: Self) -> Self {
+        Self(from_fn(|i| self.0[i].select_equal(other, a.0[i], b.0[i])))
+    }
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        Self(self.0.map(R::power_of_two))
+    }
+    #[inline(always)]
     fn at_least_if_negative(self, lowest: R) -> Self {
         Self(from_fn(|i| self.0[i].at_least_if_negative(lowest)))
     }
@@ -132,8 +144,7 @@ pub trait Real:
     fn from_f64(value: f64) -> Self;
     /// `(k, m)` with `self = m * 2^k` and `3/4 <= m < 3/2`, for a positive normal number.
     fn log2_parts(self) -> (Self, Self);
-    /// `2^k`, where `self` is `ROUNDER + BIAS + k`, and the bias of its exponent.
-    fn power_of_two(self) -> Self;
+    /// The bias of the exponent.
     const BIAS: i32;
     /// `2^-k` for an integral `k` within the exponent's range.
     fn exp2_negated(k: Self) -> Self;
@@ -176,6 +187,14 @@ macro_rules! real {
             #[inline(always)]
             fn select_below(self, bound: Self, a: Self, b: Self) -> Self {
                 Self::select(self < bound, a, b)
+            }
+            #[inline(always)]
+            fn power_of_two(self) -> Self {
+                $type::from_bits(self.to_bits() << $mantissa)
+            }
+            #[inline(always)]
+            fn select_equal(self, other: Self, a: Self, b: Self) -> Self {
+                Self::select(self == other, a, b)
             }
             #[inline(always)]
             fn mul_add(self, factor: Self, addend: Self) -> Self {
@@ -243,10 +262,6 @@ macro_rules! real {
                 let mantissa = bits.wrapping_sub((k as $bits) << $mantissa);
                 let k = (k as $bits).wrapping_add(Self::ROUNDER.to_bits());
                 ($type::from_bits(k) - Self::ROUNDER, $type::from_bits(mantissa))
-            }
-            #[inline(always)]
-            fn power_of_two(self) -> Self {
-                $type::from_bits(self.to_bits() << $mantissa)
             }
             #[inline(always)]
             fn exp2_negated(k: Self) -> Self {

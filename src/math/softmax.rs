@@ -17,7 +17,7 @@
 //! `q_j = t_j * alpha_j * (1-p_j)^gamma * (1 + gamma * p_j * h_j)`, `h_j = -log(p_j) / (1-p_j)`.
 
 use super::elementary::{exp, log, polynomial, scale_pair, two_sum};
-use super::real::Real;
+use super::real::{Arithmetic, Real};
 use super::sigmoid::Gamma;
 
 /// How a row's exponentials are computed, so that nothing is rounded on the way to them.
@@ -41,11 +41,14 @@ pub struct Shift<R> {
     lowest: R,
 }
 
-/// An exponential times `2^POWER_UNIT`, and its rounding error.
+/// An exponential times `2^POWER_UNIT`, and what it adds to the row's [`Sum`].
 #[derive(Clone, Copy, Debug)]
-pub struct Power<R> {
-    pub value: R,
-    pub low: R,
+pub struct Power<A> {
+    pub value: A,
+    /// The same, or zero for the largest logit; its rounding error; and one for the largest.
+    pub other: A,
+    pub low: A,
+    pub tie: A,
 }
 
 impl<R: Real> Shift<R> {
@@ -65,23 +68,24 @@ impl<R: Real> Shift<R> {
     }
 
     #[inline(always)]
-    pub fn is_max(&self, x: R) -> bool {
-        x == self.max
-    }
-
-    #[inline(always)]
-    pub fn power(&self, x: R) -> Power<R> {
+    pub fn power<A: Arithmetic<Scalar = R>>(&self, x: A) -> Power<A> {
+        let (zero, one, anchor) = (A::of(R::ZERO), A::of(R::ONE), A::of(self.anchor));
         // Infinity minus itself is nothing to go on with.
-        let x = R::select(self.is_max(x), self.peak, x - self.origin);
-        let shifted = x.mul_add(R::LOG2_E, self.anchor);
-        let k = shifted - self.anchor;
-        let r = k.mul_add(-R::LN_2.1, k.mul_add(-R::LN_2.0, x));
+        let z = x.select_equal(self.max, A::of(self.peak), x - A::of(self.origin));
+        let shifted = z.mul_add(A::of(R::LOG2_E), anchor);
+        let k = shifted - anchor;
+        let r = k.mul_add(A::of(-R::LN_2.1), k.mul_add(A::of(-R::LN_2.0), z));
         let tail = (r * r).mul_add(polynomial(R::EXP, r), r);
         let scale = shifted.power_of_two();
         let value = tail.mul_add(scale, scale);
         let low = tail.mul_add(scale, scale - value);
-        let none = x < self.lowest;
-        Power { value: R::select(none, R::ZERO, value), low: R::select(none, R::ZERO, low) }
+        let value = z.select_below(self.lowest, zero, value);
+        Power {
+            value,
+            other: x.select_equal(self.max, zero, value),
+            low: x.select_equal(self.max, zero, z.select_below(self.lowest, zero, low)),
+            tie: x.select_equal(self.max, one, zero),
+        }
     }
 
     /// `1 / 2^POWER_UNIT` over the largest logit's exponential, without the power of two: what makes
@@ -131,9 +135,11 @@ impl Sum {
 pub struct Row {
     max: f64,
     per_peak: f64,
-    rest: (f64, f64),
+    rest: f64,
+    rest_low: f64,
     sum: f64,
-    log_sum: (f64, f64),
+    log_sum: f64,
+    log_sum_low: f64,
 }
 
 /// The contribution of one class at full weight, for a coefficient that includes `t_j * alpha_j`.
@@ -157,10 +163,11 @@ impl Row {
         let others = f64::select(sum.ties > 1.0, sum.ties - 1.0, 0.0);
         let others = f64::select((others > 0.0) & (shift.max.abs() > R::MAX), f64::NAN, others);
         let (high, error) = two_sum(high, others);
-        let rest = (high, low + error);
-        let (high, low) = two_sum(1.0, rest.0);
-        let sum = (high, low + rest.1);
-        Self { max: shift.max.to_f64(), per_peak: per_peak.0, rest, sum: sum.0 + sum.1, log_sum: log(sum) }
+        let (rest, rest_low) = (high, low + error);
+        let (high, low) = two_sum(1.0, rest);
+        let sum = (high, low + rest_low);
+        let (log_sum, log_sum_low) = log(sum);
+        Self { max: shift.max.to_f64(), per_peak: per_peak.0, rest, rest_low, sum: sum.0 + sum.1, log_sum, log_sum_low }
     }
 
     /// What makes gradients of a row's exponentials, in two factors.
@@ -187,14 +194,14 @@ impl Row {
         let d = (f64::select(largest, 0.0, d.0), f64::select(largest, 0.0, d.1));
         let power = exp(d);
         let e = (power.value * power.scale.0) * power.scale.1;
-        let (log_sum, log_sum_low) = self.log_sum;
+        let (log_sum, log_sum_low) = (self.log_sum, self.log_sum_low);
         // An infinite distance has no low part (it would be inf - inf).
         let d_low = f64::select(d.0 < f64::EXP_LOWEST, 0.0, d.1);
         let ce = (log_sum - d.0) + (log_sum_low - d_low);
 
-        let (left, left_low) = two_sum(1.0, self.rest.0 - e);
+        let (left, left_low) = two_sum(1.0, self.rest - e);
         let others =
-            (f64::select(largest, self.rest.0, left), f64::select(largest, self.rest.1, left_low + self.rest.1));
+            (f64::select(largest, self.rest, left), f64::select(largest, self.rest_low, left_low + self.rest_low));
         let none = others.0 == 0.0;
         let log_others = log((f64::select(none, 1.0, others.0), others.1));
         let (log_o, error) = two_sum(log_others.0, -log_sum);
@@ -215,6 +222,30 @@ impl Row {
     }
 }
 
+/// A struct of numbers from and to an array, which is how sixteen of them are stored.
+macro_rules! array {
+    ($name:ident<$number:ident>, $count:literal: $($field:ident),+; $($generics:tt)*) => {
+        impl<$($generics)*> From<[$number; $count]> for $name<$($generics)*> {
+            #[inline(always)]
+            fn from([$($field),+]: [$number; $count]) -> Self {
+                Self { $($field),+ }
+            }
+        }
+
+        impl<$($generics)*> From<$name<$($generics)*>> for [$number; $count] {
+            #[inline(always)]
+            fn from(value: $name<$($generics)*>) -> Self {
+                [$(value.$field),+]
+            }
+        }
+    };
+}
+
+array!(Shift<R>, 5: max, origin, peak, anchor, lowest; R);
+array!(Sum<f64>, 3: high, low, ties;);
+array!(Row<f64>, 7: max, per_peak, rest, rest_low, sum, log_sum, log_sum_low;);
+array!(Term<f64>, 4: loss, slope, others, own;);
+
 #[cfg(test)]
 mod tests {
     use super::super::reference;
@@ -224,10 +255,8 @@ mod tests {
         let shift = Shift::new(row.iter().fold(f64::NEG_INFINITY, |a, &b| if b > a { b } else { a }));
         let mut sum = Sum::default();
         for &x in row {
-            let Power { value, low } = shift.power(x);
-            let largest = shift.is_max(x);
-            let (high, low, ties) = if largest { (0.0, 0.0, 1.0) } else { (value, low, 0.0) };
-            sum = sum.add(Sum { high, low, ties });
+            let power = shift.power(x);
+            sum = sum.add(Sum { high: power.other, low: power.low, ties: power.tie });
         }
         Row::new(&shift, sum).term(row[y], 1.0, &Gamma::new(gamma))
     }
