@@ -1,14 +1,16 @@
 //! Softmax focal loss over a whole problem.
 //!
-//! Sixteen rows go side by side, one to a lane, whatever axis the classes are on: three passes over
-//! the classes find each row's largest logit, sum the other exponentials, and write the gradient.
-//! Between them, a few numbers per row give the loss (see [`crate::math::softmax`]). Classes pass
-//! through a tile of fixed size, so scratch memory does not grow with K.
+//! Up to sixteen rows go together, whatever axis the classes are on. Their logits are seen as slices
+//! ([`super::rows`]), and loops over these ([`super::softmax_loops`]) find each row's largest logit, add
+//! up the exponentials, which are kept, and make the gradient of them. Between them, a few numbers per
+//! row give the loss (see [`crate::math::softmax`]), sixteen rows at once. Rows that are too long for
+//! scratch memory are taken one by one, a stretch after the other, and compute the exponentials again.
 
-use crate::math::elementary::exp;
+use std::ops::Range;
+
 use crate::math::real::Real;
 use crate::math::sigmoid::Gamma;
-use crate::math::softmax::{Row, Sum, Term, shift};
+use crate::math::softmax::{Row, Term};
 use crate::options::Reduction;
 use crate::problem::Problem;
 use crate::tensor::Tensor;
@@ -16,25 +18,24 @@ use crate::tensor::Tensor;
 use super::Factors;
 use super::chunks::{Chunks, LANES, LaneSums, sum_of_chunks};
 use super::executor::Executor;
-use super::isa::{Isa, Kernel};
+use super::isa::Isa;
+use super::rows::{Ahead, Block, Lanes, PerClass, TILE, Tile, row_offsets};
+use super::softmax_loops::{ManyTerms, MaxLoop, Parts, PowerLoop, RowLoop, Rows, ScaleLoop, Shifts, Sums, TermLoop};
 use super::storage::{Memory, Storage};
 use super::targets::{Indices, Label};
 use super::walk::Walk;
-
-/// Classes of a tile.
-const TILE: usize = 64;
-
-type Lanes<T> = [T; LANES];
 
 /// Runs the problem; gives the sum of the losses where they are reduced.
 pub fn run<S: Storage>(problem: &Problem, factors: Factors, executor: &dyn Executor, isa: Isa) -> f64 {
     let plan = Plan::<S>::new(problem, factors, isa);
     let chunks = Chunks::new(problem.rows(), problem.classes, LANES);
     sum_of_chunks(chunks, executor, &|range| {
+        let mut scratch = Tiles::new();
         let mut sums = LaneSums::ZERO;
-        for first in range.clone().step_by(LANES) {
-            let loss = plan.run(first, LANES.min(range.end - first));
-            sums.add(&loss[..LANES.min(range.end - first)]);
+        for first in range.clone().step_by(plan.rows) {
+            let count = plan.rows.min(range.end - first);
+            let ahead = plan.ahead(first + count, range.end);
+            sums.add(&plan.run(first, count, &ahead, &mut scratch)[..count]);
         }
         if plan.sums { sums.total() } else { 0.0 }
     })
@@ -54,76 +55,17 @@ impl<S: Storage> PerRow<S> {
     }
 }
 
-/// A tensor with a value for each row and class.
-struct PerClass<S> {
-    memory: Memory<S>,
-    rows: Walk,
-    class_stride: isize,
+/// Scratch memory of a thread.
+struct Tiles<R> {
+    logits: Tile<R>,
+    targets: Tile<R>,
+    powers: Tile<R>,
+    grad: Tile<R>,
 }
 
-impl<S: Storage> PerClass<S> {
-    fn new(tensor: &Tensor, problem: &Problem) -> Self {
-        Self {
-            // SAFETY: the tensor is valid for the call; rows and class stride are its own axes.
-            memory: unsafe { Memory::new(tensor.data) },
-            rows: Walk::new(&problem.row_shape, &tensor.strides.without(problem.axis)),
-            class_stride: tensor.strides[problem.axis],
-        }
-    }
-
-    fn block(&self, first: usize, count: usize) -> Block<'_, S> {
-        Block { tensor: self, offsets: row_offsets(&self.rows, first, count), count }
-    }
-}
-
-/// Where each lane's row starts.
-fn row_offsets(rows: &Walk, first: usize, count: usize) -> Lanes<isize> {
-    let mut offsets = [0; LANES];
-    let mut cursor = rows.at(first);
-    let mut lane = 0;
-    while lane < count {
-        let run = cursor.next_run(count - lane);
-        for i in 0..run.count {
-            offsets[lane + i] = run.offset + i as isize * run.stride;
-        }
-        lane += run.count;
-    }
-    offsets
-}
-
-/// Sixteen rows of a [`PerClass`] tensor, of which `count` are real.
-struct Block<'a, S> {
-    tensor: &'a PerClass<S>,
-    offsets: Lanes<isize>,
-    count: usize,
-}
-
-impl<S: Storage> Block<'_, S> {
-    fn offset(&self, lane: usize, class: usize) -> isize {
-        self.offsets[lane] + class as isize * self.tensor.class_stride
-    }
-
-    fn at(&self, lane: usize, class: usize) -> S::Real {
-        self.tensor.memory.load_at(self.offset(lane, class))
-    }
-
-    /// Lanes without a row keep what they had: nothing reads what comes of it.
-    fn load(&self, first_class: usize, tile: &mut [Lanes<S::Real>]) {
-        for lane in 0..self.count {
-            let start = self.offset(lane, first_class);
-            for (class, values) in tile.iter_mut().enumerate() {
-                values[lane] = self.tensor.memory.load_at(start + class as isize * self.tensor.class_stride);
-            }
-        }
-    }
-
-    fn store(&self, first_class: usize, tile: &[Lanes<S::Real>]) {
-        for lane in 0..self.count {
-            let start = self.offset(lane, first_class);
-            for (class, values) in tile.iter().enumerate() {
-                self.tensor.memory.store_at(start + class as isize * self.tensor.class_stride, values[lane]);
-            }
-        }
+impl<R: Real> Tiles<R> {
+    fn new() -> Self {
+        Self { logits: Tile::new(), targets: Tile::new(), powers: Tile::new(), grad: Tile::new() }
     }
 }
 
@@ -133,6 +75,9 @@ struct Plan<S: Storage> {
     alpha: f64,
     factors: Factors,
     classes: usize,
+    /// How many go together.
+    rows: usize,
+    in_place: bool,
     logits: PerClass<S>,
     dense: Option<PerClass<S>>,
     indices: Option<(Indices, Walk)>,
@@ -147,7 +92,7 @@ struct Plan<S: Storage> {
 
 impl<S: Storage> Plan<S> {
     fn new(problem: &Problem, factors: Factors, isa: Isa) -> Self {
-        let per_row = |tensor: Tensor, strides: &[isize]| PerRow {
+        let per_row = |tensor: &Tensor, strides: &[isize]| PerRow {
             // SAFETY: the strides are the tensor's own or broadcast them over the rows.
             memory: unsafe { Memory::new(tensor.data) },
             walk: Walk::new(&problem.row_shape, strides),
@@ -156,23 +101,27 @@ impl<S: Storage> Plan<S> {
         let each = problem.options.reduction == Reduction::None;
         let indices = Indices::new(problem);
         let alpha = problem.options.alpha;
+        let per_row_of_loss =
+            |tensor: &Option<Tensor>| tensor.as_ref().filter(|_| each).map(|t| per_row(t, &t.strides));
         Self {
             isa,
             gamma: Gamma::new(problem.options.gamma),
             alpha: if alpha < 0.0 { 1.0 } else { alpha },
             factors,
             classes: problem.classes,
+            rows: (TILE / width(problem.classes)).clamp(1, LANES),
+            in_place: problem.in_place(),
             logits: PerClass::new(&inputs.logits, problem),
             dense: indices.is_none().then(|| PerClass::new(&inputs.targets, problem)),
             indices: indices.map(|indices| (indices, Walk::new(&problem.row_shape, &inputs.targets.strides))),
             // SAFETY: the tensor is valid for the call; offsets are class times its stride.
-            class_alpha: inputs.class_alpha.map(|t| (unsafe { Memory::new(t.data) }, t.strides[0])),
-            weight: inputs.weight.zip(problem.weight_strides).map(|(t, strides)| per_row(t, &strides)),
-            grad_loss: inputs.grad_loss.filter(|_| each).map(|t| per_row(t, &t.strides)),
+            class_alpha: inputs.class_alpha.as_ref().map(|t| (unsafe { Memory::new(t.data) }, t.strides[0])),
+            weight: inputs.weight.as_ref().zip(problem.weight_strides.as_ref()).map(|(t, strides)| per_row(t, strides)),
+            grad_loss: per_row_of_loss(&inputs.grad_loss),
             each,
-            loss: outputs.loss.filter(|_| each).map(|t| per_row(t, &t.strides)),
+            loss: per_row_of_loss(&outputs.loss),
             sums: outputs.loss.is_some() && !each,
-            grad: outputs.grad_logits.map(|t| PerClass::new(&t, problem)),
+            grad: outputs.grad_logits.as_ref().map(|t| PerClass::new(t, problem)),
         }
     }
 
@@ -183,196 +132,297 @@ impl<S: Storage> Plan<S> {
         }
     }
 
-    /// Up to sixteen rows from `first` on; gives their losses.
-    fn run(&self, first: usize, count: usize) -> Lanes<f64> {
+    /// The classes in stretches that fit into a tile: a single one unless a row is longer than that.
+    fn stretches(&self) -> impl Iterator<Item = Range<usize>> + use<S> {
+        let classes = self.classes;
+        (0..classes).step_by(TILE).map(move |k| k..classes.min(k + TILE))
+    }
+
+    /// The rows that come next: logits, and dense targets where there are.
+    fn ahead(&self, first: usize, end: usize) -> (Ahead, Option<Ahead>) {
+        let count = self.rows.min(end - first);
+        if count == 0 || self.classes > TILE {
+            return (Ahead::NOTHING, None);
+        }
+        let of = |tensor: &PerClass<S>| tensor.block(first, count).ahead();
+        (of(&self.logits), self.dense.as_ref().map(of))
+    }
+
+    /// Up to `rows` rows from `first` on; gives their losses.
+    fn run(
+        &self,
+        first: usize,
+        count: usize,
+        ahead: &(Ahead, Option<Ahead>),
+        tiles: &mut Tiles<S::Real>,
+    ) -> Lanes<f64> {
         let logits = self.logits.block(first, count);
-        let mut tile = [[S::Real::ZERO; LANES]; TILE];
-        let tiles = || (0..self.classes).step_by(TILE).map(|k| (k, TILE.min(self.classes - k)));
-        // A row that fits into the tile is loaded once.
-        let reload = |k: usize, tile: &mut [Lanes<S::Real>]| {
-            if k > 0 || self.classes > TILE {
-                logits.load(k, tile);
+        let mut max = [-S::Real::INFINITY; LANES];
+        let mut shifts = Shifts::new();
+        let mut sums = Sums::new();
+        for stretch in self.stretches() {
+            let rows = logits.load(&stretch, &mut tiles.logits);
+            self.isa.run(MaxLoop {
+                rows: &rows[..count],
+                parts: &mut [[S::Real::ZERO; LANES]; LANES],
+                max: &mut max,
+                shifts: &mut shifts,
+            });
+            if self.classes <= TILE {
+                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.powers);
             }
+        }
+        if self.classes > TILE {
+            for stretch in self.stretches() {
+                let rows = logits.load(&stretch, &mut tiles.logits);
+                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.powers);
+            }
+        }
+        let mut rows = Rows::new();
+        self.isa.run(RowLoop { shifts: &shifts, sums: &sums, rows: &mut rows });
+
+        let mut batch = Batch {
+            rows,
+            weight: [self.factors.loss; LANES],
+            upstream: [if self.each { 1.0 } else { self.factors.grad }; LANES],
+            losses: [0.0; LANES],
+            slopes: [0.0; LANES],
+            own: [None; LANES],
         };
-
-        let mut peak = Peak { max: [S::Real::ZERO; LANES], class: [0; LANES] };
-        for (k, size) in tiles() {
-            logits.load(k, &mut tile[..size]);
-            self.isa.run(PeakKernel { first: k, tile: &tile[..size], peak: &mut peak });
-        }
-        let mut rest = RestSums { high: [0.0; LANES], low: [0.0; LANES] };
-        for (k, size) in tiles() {
-            reload(k, &mut tile[..size]);
-            self.isa.run(RestKernel { first: k, tile: &tile[..size], peak: &peak, rest: &mut rest });
-        }
-        let rows: Lanes<Row> = std::array::from_fn(|i| Row::new(Sum { high: rest.high[i], low: rest.low[i] }));
-
-        let mut weight = [self.factors.loss; LANES];
         if let Some(tensor) = &self.weight {
             let values = tensor.load(first, count);
-            weight.iter_mut().zip(values).for_each(|(w, v)| *w *= v);
+            batch.weight.iter_mut().zip(values).for_each(|(w, v)| *w *= v);
         }
-        let upstream = match &self.grad_loss {
-            Some(tensor) => tensor.load(first, count),
-            None if self.each => [1.0; LANES],
-            None => [self.factors.grad; LANES],
-        };
-        let term = |lane: usize, x: S::Real, class: usize, c: f64| -> Term {
-            let largest = peak.class[lane] == class;
-            rows[lane].term(shift(x.to_f64(), peak.max[lane].to_f64()), largest, c, &self.gamma)
-        };
-
-        let mut losses = [0.0f64; LANES];
-        let mut slopes = [0.0f64; LANES];
-        // The gradient at a row's own class, for class indices.
-        let mut own: Lanes<Option<(usize, f64)>> = [None; LANES];
-        let mut t = [[S::Real::ZERO; LANES]; TILE];
-        let dense = self.dense.as_ref().map(|dense| dense.block(first, count));
-        if let Some((indices, walk)) = &self.indices {
-            let offsets = row_offsets(walk, first, count);
-            for lane in 0..count {
-                if let Label::Class(y) = indices.label(offsets[lane]) {
-                    let term = term(lane, logits.at(lane, y), y, self.alpha_of(y) * weight[lane]);
-                    losses[lane] = term.loss;
-                    slopes[lane] = term.slope * upstream[lane];
-                    own[lane] = Some((y, -slopes[lane] * term.others));
-                }
-            }
-        } else if let Some(dense) = &dense {
-            // Zero, or NaN where the row's sum is.
-            losses = std::array::from_fn(|lane| rows[lane].per_sum(0.0));
-            for (k, size) in tiles() {
-                reload(k, &mut tile[..size]);
-                dense.load(k, &mut t[..size]);
-                for (class, (x, t)) in tile.iter().zip(&t[..size]).enumerate() {
-                    for lane in (0..count).filter(|&lane| t[lane] != S::Real::ZERO) {
-                        let c = t[lane].to_f64() * self.alpha_of(k + class) * weight[lane];
-                        let term = term(lane, x[lane], k + class, c);
-                        losses[lane] += term.loss;
-                        slopes[lane] += term.slope * upstream[lane];
-                    }
-                }
-            }
+        if let Some(tensor) = &self.grad_loss {
+            batch.upstream = tensor.load(first, count);
         }
-
+        match (&self.indices, &self.dense) {
+            (Some((indices, walk)), _) => {
+                self.index_terms(&mut batch, &logits, indices, &row_offsets(walk, first, count)[..count])
+            }
+            (None, Some(dense)) => self.dense_terms(&mut batch, &logits, &dense.block(first, count), count, tiles),
+            (None, None) => {}
+        }
         if let Some(grad) = &self.grad {
             let grad = grad.block(first, count);
-            let mut out = [[S::Real::ZERO; LANES]; TILE];
-            let counted: Lanes<bool> = std::array::from_fn(|i| dense.is_some() || own[i].is_some());
-            let factors: Lanes<S::Real> = std::array::from_fn(|i| S::Real::from_f64(rows[i].per_sum(slopes[i])));
-            for (k, size) in tiles() {
-                reload(k, &mut tile[..size]);
-                let (tile, out) = (&tile[..size], &mut out[..size]);
-                self.isa.run(GradKernel { first: k, tile, peak: &peak, factors: &factors, counted: &counted, out });
-                for (lane, own) in own.iter().enumerate() {
-                    if let Some((y, value)) = own.filter(|(y, _)| (k..k + size).contains(y)) {
-                        out[y - k][lane] = S::Real::from_f64(value).canonical();
-                    }
-                }
-                if let Some(dense) = &dense {
-                    dense.load(k, &mut t[..size]);
-                    for (class, (x, t)) in tile.iter().zip(&t[..size]).enumerate() {
-                        for lane in (0..count).filter(|&lane| t[lane] != S::Real::ZERO) {
-                            let c = t[lane].to_f64() * self.alpha_of(k + class) * weight[lane];
-                            let term = term(lane, x[lane], k + class, c);
-                            let q = term.slope * upstream[lane];
-                            let value = term.own * (slopes[lane] - q) - q * term.others;
-                            out[class][lane] = S::Real::from_f64(value).canonical();
+            let dense = self.dense.as_ref().map(|dense| dense.block(first, count));
+            self.write_gradient(&batch, &logits, dense.as_ref(), &grad, &shifts, count, tiles);
+        }
+        if let Some(tensor) = &self.loss {
+            let rounded = batch.losses.map(|loss| S::Real::from_f64(loss).canonical());
+            tensor.memory.copy_from(&mut tensor.walk.at(first), &rounded[..count]);
+        }
+        batch.losses
+    }
+
+    fn powers(
+        &self,
+        rows: &[&[S::Real]],
+        shifts: &Shifts<S::Real>,
+        sums: &mut Sums,
+        ahead: &(Ahead, Option<Ahead>),
+        powers: &mut Tile<S::Real>,
+    ) {
+        let width = width(rows[0].len());
+        let (mut parts, powers) = ([Parts::ZERO; LANES], powers.get(rows.len() * width));
+        self.isa.run(PowerLoop {
+            rows,
+            shifts,
+            powers,
+            width,
+            parts: &mut parts,
+            sums,
+            ahead: &ahead.0,
+            targets_ahead: ahead.1.as_ref(),
+        });
+    }
+
+    /// One class for each row.
+    fn index_terms(&self, batch: &mut Batch, logits: &Block<S>, indices: &Indices, offsets: &[isize]) {
+        let mut terms = Terms::new();
+        for (lane, &offset) in offsets.iter().enumerate() {
+            if let Label::Class(y) = indices.label(offset) {
+                let c = self.alpha_of(y) * batch.weight[lane];
+                terms.push(lane, y, logits.at(lane, y), c, &batch.rows);
+            }
+        }
+        terms.run(self, |lane, y, term| {
+            let slope = term.slope * batch.upstream[lane];
+            // NaN where the row's sum is.
+            batch.losses[lane] = batch.rows.get::<Row>(lane).zero() + term.loss;
+            batch.slopes[lane] = slope;
+            batch.own[lane] = Some((y, -slope * term.others));
+        });
+    }
+
+    /// Every class with a target that is not zero.
+    fn dense_terms(
+        &self,
+        batch: &mut Batch,
+        logits: &Block<S>,
+        dense: &Block<S>,
+        count: usize,
+        tiles: &mut Tiles<S::Real>,
+    ) {
+        batch.losses = std::array::from_fn(|lane| batch.rows.get::<Row>(lane).zero());
+        for stretch in self.stretches() {
+            let x = logits.load(&stretch, &mut tiles.logits);
+            let t = dense.load(&stretch, &mut tiles.targets);
+            let Batch { rows, weight, upstream, losses, slopes, .. } = batch;
+            self.each_target(&x[..count], &t[..count], stretch.start, rows, weight, |lane, _, term| {
+                losses[lane] += term.loss;
+                slopes[lane] += term.slope * upstream[lane];
+            });
+        }
+    }
+
+    /// Calls `done` for each target that is not zero, row by row, class by class.
+    fn each_target(
+        &self,
+        x: &[&[S::Real]],
+        t: &[&[S::Real]],
+        first_class: usize,
+        rows: &Rows,
+        weight: &Lanes<f64>,
+        mut done: impl FnMut(usize, usize, &Term),
+    ) {
+        let mut terms = Terms::new();
+        for (lane, (x, t)) in x.iter().zip(t).enumerate() {
+            for (k, (x, t)) in x.chunks(LANES).zip(t.chunks(LANES)).enumerate() {
+                // Most are zero throughout.
+                if t.iter().fold(false, |any, &t| any | (t != S::Real::ZERO)) {
+                    for (class, (&x, &t)) in (first_class + k * LANES..).zip(x.iter().zip(t)) {
+                        if t != S::Real::ZERO {
+                            terms.push(lane, class, x, t.to_f64() * self.alpha_of(class) * weight[lane], rows);
+                            if terms.count == LANES {
+                                terms.run(self, &mut done);
+                            }
                         }
                     }
                 }
-                grad.store(k, out);
             }
         }
+        terms.run(self, done);
+    }
 
-        if let Some(tensor) = &self.loss {
-            let rounded = losses.map(|loss| S::Real::from_f64(loss).canonical());
-            tensor.memory.copy_from(&mut tensor.walk.at(first), &rounded[..count]);
+    #[allow(clippy::too_many_arguments)]
+    fn write_gradient(
+        &self,
+        batch: &Batch,
+        logits: &Block<S>,
+        dense: Option<&Block<S>>,
+        grad: &Block<S>,
+        shifts: &Shifts<S::Real>,
+        count: usize,
+        tiles: &mut Tiles<S::Real>,
+    ) {
+        for stretch in self.stretches() {
+            if self.classes > TILE {
+                let rows = logits.load(&stretch, &mut tiles.logits);
+                self.powers(&rows[..count], shifts, &mut Sums::new(), &(Ahead::NOTHING, None), &mut tiles.powers);
+            }
+            let (row, width) = (stretch.len(), width(stretch.len()));
+            let powers = tiles.powers.get(count * width);
+            // Targets are still to be compared with logits where the gradient will be.
+            let straight = dense.is_none() || !self.in_place;
+            let mut stored = true;
+            for lane in 0..count {
+                let out = match grad.direct(lane, &stretch).filter(|_| straight) {
+                    Some(memory) => memory,
+                    None => {
+                        stored = false;
+                        &mut tiles.grad.get(count * row)[lane * row..][..row]
+                    }
+                };
+                if dense.is_none() && batch.own[lane].is_none() {
+                    out.fill(S::Real::ZERO);
+                    continue;
+                }
+                let factor = batch.rows.get::<Row>(lane).scale(batch.slopes[lane]);
+                self.isa.run(ScaleLoop { powers: &powers[lane * width..][..row], factor, out });
+                if let Some((y, value)) = batch.own[lane].filter(|(y, _)| stretch.contains(y)) {
+                    out[y - stretch.start] = S::Real::from_f64(value).canonical();
+                }
+            }
+            if let Some(dense) = dense {
+                let x = logits.load(&stretch, &mut tiles.logits);
+                let t = dense.load(&stretch, &mut tiles.targets);
+                let out = tiles.grad.get(if stored { 0 } else { count * row });
+                self.each_target(
+                    &x[..count],
+                    &t[..count],
+                    stretch.start,
+                    &batch.rows,
+                    &batch.weight,
+                    |lane, k, term| {
+                        let q = term.slope * batch.upstream[lane];
+                        let value = term.own * (batch.slopes[lane] - q) - q * term.others;
+                        let value = S::Real::from_f64(value).canonical();
+                        if stored {
+                            grad.set(lane, k, value);
+                        } else {
+                            out[lane * row + (k - stretch.start)] = value;
+                        }
+                    },
+                );
+            }
+            if !stored {
+                grad.store(&stretch, tiles.grad.get(count * row));
+            }
         }
-        losses
     }
 }
 
-/// Each row's largest logit and the first class that has it.
-struct Peak<R> {
-    max: Lanes<R>,
-    class: Lanes<usize>,
+/// A row's place in a tile, in whole vectors.
+fn width(classes: usize) -> usize {
+    classes.clamp(1, TILE).next_multiple_of(LANES)
 }
 
-struct PeakKernel<'a, R> {
-    first: usize,
-    tile: &'a [Lanes<R>],
-    peak: &'a mut Peak<R>,
+/// What is known about rows that go together.
+struct Batch {
+    rows: Rows,
+    weight: Lanes<f64>,
+    upstream: Lanes<f64>,
+    losses: Lanes<f64>,
+    slopes: Lanes<f64>,
+    /// The gradient at a row's own class, for class indices; none where the row is ignored.
+    own: Lanes<Option<(usize, f64)>>,
 }
 
-impl<R: Real> Kernel for PeakKernel<'_, R> {
-    #[inline(always)]
-    fn run(self) {
-        let Peak { max, class } = self.peak;
-        for (k, x) in (self.first..).zip(self.tile) {
-            for lane in 0..LANES {
-                // A NaN in front stays; one further on makes the sum NaN.
-                let above = (k == 0) | (x[lane] > max[lane]);
-                max[lane] = R::select(above, x[lane], max[lane]);
-                class[lane] = if above { k } else { class[lane] };
-            }
-        }
+/// Up to sixteen classes of any rows whose terms are computed together.
+struct Terms {
+    count: usize,
+    places: Lanes<(usize, usize)>,
+    rows: Rows,
+    x: Lanes<f64>,
+    c: Lanes<f64>,
+}
+
+impl Terms {
+    fn new() -> Self {
+        Self { count: 0, places: [(0, 0); LANES], rows: Rows::new(), x: [0.0; LANES], c: [0.0; LANES] }
     }
-}
 
-/// Each row's sum of exponentials without the largest, in f64 with its error.
-struct RestSums {
-    high: Lanes<f64>,
-    low: Lanes<f64>,
-}
-
-struct RestKernel<'a, R> {
-    first: usize,
-    tile: &'a [Lanes<R>],
-    peak: &'a Peak<R>,
-    rest: &'a mut RestSums,
-}
-
-impl<R: Real> Kernel for RestKernel<'_, R> {
-    #[inline(always)]
-    fn run(self) {
-        let RestSums { high, low } = self.rest;
-        for (k, x) in (self.first..).zip(self.tile) {
-            for lane in 0..LANES {
-                let power = exp(shift(x[lane], self.peak.max[lane]));
-                let e = (power.value * power.scale.0) * power.scale.1;
-                // A NaN that leads the row has to show even where there is no other class.
-                let own = R::select(x[lane].is_nan(), R::NAN, R::ZERO);
-                let e = R::select(self.peak.class[lane] == k, own, e);
-                let mut sum = Sum { high: high[lane], low: low[lane] };
-                sum.add(e.to_f64());
-                (high[lane], low[lane]) = (sum.high, sum.low);
-            }
-        }
+    #[inline]
+    fn push<R: Real>(&mut self, lane: usize, class: usize, x: R, c: f64, rows: &Rows) {
+        let i = self.count;
+        self.places[i] = (lane, class);
+        self.rows.set(i, rows.get::<Row>(lane));
+        self.x[i] = x.to_f64();
+        self.c[i] = c;
+        self.count += 1;
     }
-}
 
-/// `factor * exp(x - max)`, zero where the row is not counted.
-struct GradKernel<'a, R> {
-    first: usize,
-    tile: &'a [Lanes<R>],
-    peak: &'a Peak<R>,
-    factors: &'a Lanes<R>,
-    counted: &'a Lanes<bool>,
-    out: &'a mut [Lanes<R>],
-}
-
-impl<R: Real> Kernel for GradKernel<'_, R> {
-    #[inline(always)]
-    fn run(self) {
-        for ((k, x), out) in (self.first..).zip(self.tile).zip(self.out) {
-            for lane in 0..LANES {
-                let (d, low) = shift(x[lane], self.peak.max[lane]);
-                let largest = self.peak.class[lane] == k;
-                let power = exp((R::select(largest, R::ZERO, d), R::select(largest, R::ZERO, low)));
-                let grad = power.times(self.factors[lane], R::ONE).canonical();
-                out[lane] = R::select(self.counted[lane], grad, R::ZERO);
-            }
+    /// Computes them, and starts again with none.
+    fn run<S: Storage>(&mut self, plan: &Plan<S>, mut done: impl FnMut(usize, usize, &Term)) {
+        if self.count == 0 {
+            return;
         }
+        let mut terms = ManyTerms::new();
+        plan.isa.run(TermLoop { rows: &self.rows, x: &self.x, c: &self.c, gamma: &plan.gamma, terms: &mut terms });
+        for (i, &(lane, class)) in self.places[..self.count].iter().enumerate() {
+            done(lane, class, &terms.get(i));
+        }
+        self.count = 0;
     }
 }

@@ -15,6 +15,7 @@ pub trait Storage: Copy + Default + Send + Sync + 'static {
     type Real: Real + Storage<Real = Self::Real>;
 
     /// The slice itself where memory already holds the arithmetic's type.
+    fn as_reals(memory: &[Self]) -> Option<&[Self::Real]>;
     fn as_reals_mut(memory: &mut [Self]) -> Option<&mut [Self::Real]>;
     fn load(self) -> Self::Real;
     fn store(value: Self::Real) -> Self;
@@ -26,6 +27,9 @@ macro_rules! wide {
     ($type:ty) => {
         impl Storage for $type {
             type Real = $type;
+            fn as_reals(memory: &[Self]) -> Option<&[Self]> {
+                Some(memory)
+            }
             fn as_reals_mut(memory: &mut [Self]) -> Option<&mut [Self]> {
                 Some(memory)
             }
@@ -51,6 +55,9 @@ macro_rules! narrow {
     ($type:ty) => {
         impl Storage for $type {
             type Real = f32;
+            fn as_reals(_: &[Self]) -> Option<&[f32]> {
+                None
+            }
             fn as_reals_mut(_: &mut [Self]) -> Option<&mut [f32]> {
                 None
             }

@@ -16,6 +16,10 @@ pub trait Arithmetic:
     fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// `if self < bound { a } else { b }` on values already computed.
     fn select_below(self, bound: Self::Scalar, a: Self, b: Self) -> Self;
+    /// `if self == other { a } else { b }`, likewise.
+    fn select_equal(self, other: Self::Scalar, a: Self, b: Self) -> Self;
+    /// `2^k`, where `self` is `k` plus `ROUNDER` plus the bias of the type's exponent.
+    fn power_of_two(self) -> Self;
     /// The larger of two negative numbers; any positive number stays as it is.
     fn at_least_if_negative(self, lowest: Self::Scalar) -> Self;
     /// `2^k` where `shifted` is `k + ROUNDER` and the result is a normal number.
@@ -86,6 +90,14 @@ impl<R: Real> Arithmetic for Four<R> {
         Self(from_fn(|i| self.0[i].select_below(bound, a.0[i], b.0[i])))
     }
     #[inline(always)]
+    fn select_equal(self, other: R, a: Self, b: Self) -> Self {
+        Self(from_fn(|i| self.0[i].select_equal(other, a.0[i], b.0[i])))
+    }
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        Self(self.0.map(R::power_of_two))
+    }
+    #[inline(always)]
     fn at_least_if_negative(self, lowest: R) -> Self {
         Self(from_fn(|i| self.0[i].at_least_if_negative(lowest)))
     }
@@ -107,6 +119,7 @@ pub trait Real: Arithmetic<Scalar = Self> + Default + PartialOrd + Send + Sync +
     const ONE: Self;
     const MAX: Self;
     const NAN: Self;
+    const INFINITY: Self;
     const LOG2_E: Self;
     /// `ln 2` in two parts; an integer of up to twelve bits times the first is exact.
     const LN_2: (Self, Self);
@@ -127,12 +140,21 @@ pub trait Real: Arithmetic<Scalar = Self> + Default + PartialOrd + Send + Sync +
     const LOG_RATIO: &'static [Self];
     const HAS_EASY: bool = !Self::LOG_RATIO.is_empty();
     const LOG: &'static [Self];
+    /// `2^POWER_UNIT` stands for 1 where exponentials of very different size are kept side by side
+    /// ([`super::softmax::Shift`]): as high as leaves room above it, so that much fits below.
+    const POWER_UNIT: i32;
+    /// Below this distance to the largest logit, an exponential counts as zero.
+    const POWER_LOWEST: Self;
+    /// Logits up to this size need no shift before they are split into `k ln 2 + r`; twice `POWER_LOWEST` and more.
+    const POWER_NEAR: Self;
 
     fn abs(self) -> Self;
     fn to_f64(self) -> f64;
     fn from_f64(value: f64) -> Self;
     /// `(k, m)` with `self = m * 2^k` and `3/4 <= m < 3/2`, for a positive normal number.
     fn log2_parts(self) -> (Self, Self);
+    /// The bias of the exponent.
+    const BIAS: i32;
     /// `2^-k` for an integral `k` within the exponent's range.
     fn exp2_negated(k: Self) -> Self;
 
@@ -165,7 +187,8 @@ const LN_2_F64: (f64, f64) = (0.693_147_180_559_208_2, 7.371_002_565_167_799e-13
 macro_rules! real {
     ($type:ident, $bits:ident, $signed:ident, mantissa: $mantissa:literal, bias: $bias:literal,
      ln2: $ln2:expr, exp_lowest: $lowest:expr, lift_log2: $lift:literal,
-     exp: $exp:ident, log: $log:ident, easy: $easy:expr) => {
+     exp: $exp:ident, log: $log:ident, easy: $easy:expr,
+     power: ($unit:literal, $power_lowest:literal, $power_near:literal)) => {
         impl Arithmetic for $type {
             type Scalar = Self;
 
@@ -176,6 +199,14 @@ macro_rules! real {
             #[inline(always)]
             fn select_below(self, bound: Self, a: Self, b: Self) -> Self {
                 Self::select(self < bound, a, b)
+            }
+            #[inline(always)]
+            fn power_of_two(self) -> Self {
+                $type::from_bits(self.to_bits() << $mantissa)
+            }
+            #[inline(always)]
+            fn select_equal(self, other: Self, a: Self, b: Self) -> Self {
+                Self::select(self == other, a, b)
             }
             #[inline(always)]
             fn mul_add(self, factor: Self, addend: Self) -> Self {
@@ -205,6 +236,7 @@ macro_rules! real {
             const ONE: Self = 1.0;
             const MAX: Self = $type::MAX;
             const NAN: Self = $type::NAN;
+            const INFINITY: Self = $type::INFINITY;
             const LOG2_E: Self = std::$type::consts::LOG2_E;
             const LN_2: (Self, Self) = $ln2;
             const ROUNDER: Self = 1.5 * (1u64 << $mantissa) as $type;
@@ -214,6 +246,10 @@ macro_rules! real {
             const LIFT_LOG2: Self = $lift as $type;
             const EXP: &'static [Self] = &coefficients::$exp;
             const LOG: &'static [Self] = &coefficients::$log;
+            const POWER_UNIT: i32 = $unit;
+            const POWER_LOWEST: Self = $power_lowest;
+            const POWER_NEAR: Self = $power_near;
+            const BIAS: i32 = $bias;
             const EXP_NEAR: &'static [Self] = $easy.0;
             const EXP_NEAR_LOWEST: Self = $lowest / 2.0 - 1.0;
             const LOG_RATIO: &'static [Self] = $easy.1;
@@ -250,10 +286,10 @@ macro_rules! real {
 
 real!(f32, u32, i32, mantissa: 23, bias: 127, ln2: LN_2_F32,
       exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32,
-      easy: (&coefficients::EXP_NEAR_F32, &coefficients::LOG_RATIO_F32));
+      easy: (&coefficients::EXP_NEAR_F32, &coefficients::LOG_RATIO_F32), power: (126, -172.0, 512.0));
 real!(f64, u64, i64, mantissa: 52, bias: 1023,
       ln2: LN_2_F64,
-      exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, easy: NOT_EASY);
+      exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, easy: NOT_EASY, power: (960, -1370.0, 2800.0));
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,8 @@
 //! Softmax focal loss of one row: `sum_j t_j * alpha_j * (1-p_j)^gamma * (-log p_j)`, which for a
 //! class index `y` is the one term `alpha_y * (1-p_y)^gamma * (-log p_y)`.
 //!
-//! `1 - p_j` is never a subtraction from one. The row is shifted by its largest logit, whose own
-//! exponential is then exactly 1, and `rest` is the sum of all the *other* exponentials:
+//! `1 - p_j` is never a subtraction from one. Seen from the row's largest logit, whose own
+//! exponential is then 1, with `rest` the sum of all the *other* exponentials:
 //!
 //! ```text
 //! sum     = 1 + rest
@@ -11,47 +11,139 @@
 //! -log p_j = log(sum) - (x_j - max)   both terms >= 0
 //! ```
 //!
-//! The exponentials are computed in the logits' arithmetic; the few numbers per row that follow
-//! from their sum are computed in f64 for f32 and f64 alike. The gradient is
+//! The exponentials are computed in the logits' arithmetic (see [`Shift`]); the few numbers per row
+//! that follow from their sum are computed in f64 for f32 and f64 alike. The gradient is
 //! `dL/dx_i = p_i * sum_{j != i} q_j - q_i * (1-p_i)` with
 //! `q_j = t_j * alpha_j * (1-p_j)^gamma * (1 + gamma * p_j * h_j)`, `h_j = -log(p_j) / (1-p_j)`.
 
-use super::elementary::{exp, log, two_sum};
-use super::real::Real;
+use super::elementary::{exp, log, polynomial, scale_pair, two_sum};
+use super::real::{Arithmetic, Real};
 use super::sigmoid::Gamma;
 
-/// `x - max` as a pair.
-#[inline(always)]
-pub fn shift<R: Real>(x: R, max: R) -> (R, R) {
-    two_sum(x, -max)
+/// How a row's exponentials are computed, so that nothing is rounded on the way to them.
+///
+/// `x - max` would be: a logit of 3 below one of 60 loses bits that `exp` makes relative errors of.
+/// So each logit is split by itself, `x = k ln 2 + r`, which is exact but for the last bits of `r`,
+/// and only the integers are subtracted: `e = exp(r) * 2^(k - top)` with the largest logit's `top`.
+/// Where logits are too large to be split, `max` goes first; that is exact wherever `e` is not zero.
+///
+/// What comes out is `e * 2^POWER_UNIT`, so that exponentials far below the type's smallest number keep
+/// all their bits until they are multiplied by what makes gradients of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Shift<R> {
+    max: R,
+    /// What is subtracted first, the largest logit or zero, and what is left of the largest.
+    origin: R,
+    peak: R,
+    /// Adding it rounds to an integer and leaves that integer minus `top` in the low bits, biased as exponents are.
+    anchor: R,
+    /// Below it (`origin` subtracted) is nothing.
+    lowest: R,
 }
 
-/// A growing sum with its rounding error: order still matters to the last bit, but hardly to the value.
+/// An exponential times `2^POWER_UNIT`, and what it adds to the row's [`Sum`].
+#[derive(Clone, Copy, Debug)]
+pub struct Power<A> {
+    pub value: A,
+    /// The same, or zero for the largest logit; its rounding error; and one for the largest.
+    pub other: A,
+    pub low: A,
+    pub tie: A,
+}
+
+impl<R: Real> Shift<R> {
+    /// `max`: the row's largest logit, -inf where there is none.
+    #[inline(always)]
+    pub fn new(max: R) -> Self {
+        let near = max.abs() <= R::POWER_NEAR;
+        let peak = R::select(near, max, R::ZERO);
+        let unit = R::from_f64(f64::from(R::POWER_UNIT + R::BIAS));
+        Self {
+            max,
+            origin: R::select(near, R::ZERO, max),
+            peak,
+            anchor: R::ROUNDER + (unit - top(peak)),
+            lowest: peak + R::POWER_LOWEST,
+        }
+    }
+
+    #[inline(always)]
+    pub fn power<A: Arithmetic<Scalar = R>>(&self, x: A) -> Power<A> {
+        let (zero, one, anchor) = (A::of(R::ZERO), A::of(R::ONE), A::of(self.anchor));
+        // Infinity minus itself is nothing to go on with.
+        let z = x.select_equal(self.max, A::of(self.peak), x - A::of(self.origin));
+        let shifted = z.mul_add(A::of(R::LOG2_E), anchor);
+        let k = shifted - anchor;
+        let r = k.mul_add(A::of(-R::LN_2.1), k.mul_add(A::of(-R::LN_2.0), z));
+        let tail = (r * r).mul_add(polynomial(R::EXP, r), r);
+        let scale = shifted.power_of_two();
+        let value = tail.mul_add(scale, scale);
+        let low = tail.mul_add(scale, scale - value);
+        let value = z.select_below(self.lowest, zero, value);
+        Power {
+            value,
+            other: x.select_equal(self.max, zero, value),
+            low: x.select_equal(self.max, zero, z.select_below(self.lowest, zero, low)),
+            tie: x.select_equal(self.max, one, zero),
+        }
+    }
+
+    /// `1 / 2^POWER_UNIT` over the largest logit's exponential, without the power of two: what makes
+    /// [`Shift::power`] an exponential that is 1 for the largest logit. As a pair.
+    #[inline(always)]
+    fn per_peak(&self) -> (f64, f64) {
+        let k = top(self.peak).to_f64();
+        let coarse = k.mul_add(-f64::LN_2.0, self.peak.to_f64());
+        let power = exp((-coarse, k * f64::LN_2.1));
+        let scale = power.scale.0 * power.scale.1;
+        (power.value * scale, power.value_low * scale)
+    }
+}
+
+/// The integer nearest to `x / ln 2`.
+#[inline(always)]
+fn top<R: Real>(x: R) -> R {
+    x.mul_add(R::LOG2_E, R::ROUNDER) - R::ROUNDER
+}
+
+/// `2^-POWER_UNIT`.
+#[inline(always)]
+fn unit<R: Real>() -> f64 {
+    f64::exp2_negated(f64::from(R::POWER_UNIT))
+}
+
+/// What a row's exponentials add up to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
+    /// Those of all logits below the largest, times `2^POWER_UNIT`, with its rounding error.
     pub high: f64,
     pub low: f64,
+    /// How many logits are the largest.
+    pub ties: f64,
 }
 
 impl Sum {
     #[inline(always)]
-    pub fn add(&mut self, value: f64) {
-        let (sum, error) = two_sum(self.high, value);
-        self.high = sum;
-        self.low += error;
+    pub fn add(self, other: Self) -> Self {
+        let (high, error) = two_sum(self.high, other.high);
+        Self { high, low: self.low + other.low + error, ties: self.ties + other.ties }
     }
 }
 
 /// What all classes of a row share.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Row {
-    rest: (f64, f64),
+    max: f64,
+    per_peak: f64,
+    rest: f64,
+    rest_low: f64,
     sum: f64,
-    log_sum: (f64, f64),
+    log_sum: f64,
+    log_sum_low: f64,
 }
 
 /// The contribution of one class at full weight, for a coefficient that includes `t_j * alpha_j`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Term {
     pub loss: f64,
     /// `q_j`.
@@ -63,34 +155,53 @@ pub struct Term {
 }
 
 impl Row {
-    /// `rest`: the sum of the exponentials of all logits but one largest.
     #[inline(always)]
-    pub fn new(rest: Sum) -> Self {
-        let (high, low) = two_sum(1.0, rest.high);
-        let sum = (high, low + rest.low);
-        Self { rest: (rest.high, rest.low), sum: sum.0 + sum.1, log_sum: log(sum) }
+    pub fn new<R: Real>(shift: &Shift<R>, sum: Sum) -> Self {
+        let per_peak = shift.per_peak();
+        let (high, low) = scale_pair(per_peak, (sum.high * unit::<R>(), sum.low * unit::<R>()));
+        // Several infinite logits have no probabilities.
+        let others = f64::select(sum.ties > 1.0, sum.ties - 1.0, 0.0);
+        let others = f64::select((others > 0.0) & (shift.max.abs() > R::MAX), f64::NAN, others);
+        let (high, error) = two_sum(high, others);
+        let (rest, rest_low) = (high, low + error);
+        let (high, low) = two_sum(1.0, rest);
+        let sum = (high, low + rest_low);
+        let (log_sum, log_sum_low) = log(sum);
+        Self { max: shift.max.to_f64(), per_peak: per_peak.0, rest, rest_low, sum: sum.0 + sum.1, log_sum, log_sum_low }
     }
 
-    /// The factor that turns an exponential into a probability.
+    /// What makes gradients of a row's exponentials, in two factors.
     #[inline(always)]
-    pub fn per_sum(&self, value: f64) -> f64 {
-        value / self.sum
+    pub fn scale<R: Real>(&self, slope: f64) -> (R, R) {
+        let factor = (slope / self.sum) * self.per_peak;
+        // Times the unit, it may be too small for a number of full precision.
+        let small = factor.abs() * unit::<R>() < R::TINY.to_f64();
+        let unit = unit::<R>();
+        (R::from_f64(f64::select(small, factor, factor * unit)), R::from_f64(f64::select(small, unit, 1.0)))
     }
 
-    /// `d` is the logit's distance to the largest, as a pair; `largest` says that it is that one.
+    /// 0, or NaN where the row's sum is.
     #[inline(always)]
-    pub fn term(&self, d: (f64, f64), largest: bool, c: f64, gamma: &Gamma<f64>) -> Term {
+    pub fn zero(&self) -> f64 {
+        0.0 / self.sum
+    }
+
+    /// The term of the class with logit `x`.
+    #[inline(always)]
+    pub fn term(&self, x: f64, c: f64, gamma: &Gamma<f64>) -> Term {
+        let largest = x == self.max;
+        let d = two_sum(x, -self.max);
         let d = (f64::select(largest, 0.0, d.0), f64::select(largest, 0.0, d.1));
         let power = exp(d);
         let e = (power.value * power.scale.0) * power.scale.1;
-        let (log_sum, log_sum_low) = self.log_sum;
+        let (log_sum, log_sum_low) = (self.log_sum, self.log_sum_low);
         // An infinite distance has no low part (it would be inf - inf).
         let d_low = f64::select(d.0 < f64::EXP_LOWEST, 0.0, d.1);
         let ce = (log_sum - d.0) + (log_sum_low - d_low);
 
-        let (left, left_low) = two_sum(1.0, self.rest.0 - e);
+        let (left, left_low) = two_sum(1.0, self.rest - e);
         let others =
-            (f64::select(largest, self.rest.0, left), f64::select(largest, self.rest.1, left_low + self.rest.1));
+            (f64::select(largest, self.rest, left), f64::select(largest, self.rest_low, left_low + self.rest_low));
         let none = others.0 == 0.0;
         let log_others = log((f64::select(none, 1.0, others.0), others.1));
         let (log_o, error) = two_sum(log_others.0, -log_sum);
@@ -111,22 +222,43 @@ impl Row {
     }
 }
 
+/// A struct of numbers from and to an array, which is how sixteen of them are stored.
+macro_rules! array {
+    ($name:ident<$number:ident>, $count:literal: $($field:ident),+; $($generics:tt)*) => {
+        impl<$($generics)*> From<[$number; $count]> for $name<$($generics)*> {
+            #[inline(always)]
+            fn from([$($field),+]: [$number; $count]) -> Self {
+                Self { $($field),+ }
+            }
+        }
+
+        impl<$($generics)*> From<$name<$($generics)*>> for [$number; $count] {
+            #[inline(always)]
+            fn from(value: $name<$($generics)*>) -> Self {
+                [$(value.$field),+]
+            }
+        }
+    };
+}
+
+array!(Shift<R>, 5: max, origin, peak, anchor, lowest; R);
+array!(Sum<f64>, 3: high, low, ties;);
+array!(Row<f64>, 7: max, per_peak, rest, rest_low, sum, log_sum, log_sum_low;);
+array!(Term<f64>, 4: loss, slope, others, own;);
+
 #[cfg(test)]
 mod tests {
     use super::super::reference;
     use super::*;
 
     fn term(row: &[f64], y: usize, gamma: f64) -> Term {
-        let largest = (0..row.len()).fold(0, |a, b| if row[b] > row[a] { b } else { a });
-        let mut rest = Sum::default();
-        for (j, &x) in row.iter().enumerate() {
-            if j != largest {
-                let (d, low) = shift(x, row[largest]);
-                let e = exp((d, low));
-                rest.add(e.value * e.scale.0 * e.scale.1);
-            }
+        let shift = Shift::new(row.iter().fold(f64::NEG_INFINITY, |a, &b| if b > a { b } else { a }));
+        let mut sum = Sum::default();
+        for &x in row {
+            let power = shift.power(x);
+            sum = sum.add(Sum { high: power.other, low: power.low, ties: power.tie });
         }
-        Row::new(rest).term(shift(row[y], row[largest]), y == largest, 1.0, &Gamma::new(gamma))
+        Row::new(&shift, sum).term(row[y], 1.0, &Gamma::new(gamma))
     }
 
     #[test]
