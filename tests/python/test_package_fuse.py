@@ -491,7 +491,7 @@ def test_damaged_graphs_are_left_alone():
     """A circle, a constant without a value, a cast to nothing, a Where on numbers, an operand too many."""
     for change in (
         lambda g: g.node[0].input.__setitem__(0, "loss"),
-        lambda g: g.node.append(helper.make_node("Constant", [], ["nothing"])) or g.node[2].input.__setitem__(0, "nothing"),
+        lambda g: (g.node.append(helper.make_node("Constant", [], ["nothing"])), g.node[2].input.__setitem__(0, "nothing")),
         lambda g: g.node.insert(0, helper.make_node("Cast", ["t"], ["u1"])),
         lambda g: g.node.append(helper.make_node("Where", ["x", "p1", "t"], ["w"])),
         lambda g: g.node[0].input.append("t"),

@@ -8,6 +8,7 @@ about real numbers, whatever way it is spelled.
 from __future__ import annotations
 
 import decimal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -242,7 +243,10 @@ class Elementwise:
     def operands(self) -> dict[str, tuple[str, ...]]:
         """For every tensor that is made elementwise: what of."""
         found = {}
+        times = Counter([*self.order, *self.initializers, *(info.name for info in self.model.graph.input)])
         for name, node in self.producers.items():
+            if times[name] > 1:  # by a damaged graph
+                continue
             output = self.tensor(name).element_type
             integers = output not in _FLOATS and output not in (0, TensorProto.BOOL)  # whose division is another
             if function_of(node) and not (integers and node.op_type not in ("Cast", "Identity")):
