@@ -487,6 +487,22 @@ def test_a_wrong_recognition_would_be_caught(monkeypatch):
         fuse(spelled(TORCHVISION + QUARTER))
 
 
+def test_damaged_graphs_are_left_alone():
+    """A circle, a constant without a value, a cast to nothing, a Where on numbers, an operand too many."""
+    for change in (
+        lambda g: g.node[0].input.__setitem__(0, "loss"),
+        lambda g: (g.node.append(helper.make_node("Constant", [], ["nothing"])), g.node[2].input.__setitem__(0, "nothing")),
+        lambda g: g.node.insert(0, helper.make_node("Cast", ["t"], ["u1"])),
+        lambda g: g.node.append(helper.make_node("Where", ["x", "p1", "t"], ["w"])),
+        lambda g: g.node[0].input.append("t"),
+        lambda g: g.node[3].ClearField("input"),
+        lambda g: g.ClearField("initializer"),
+    ):
+        model = spelled(TORCHVISION + QUARTER)
+        change(model.graph)
+        assert not fuse(model)[1].fused
+
+
 def mutated(model, rng):
     """The model with one thing changed at random: a constant, an operator, an operand, their order."""
     model = onnx.ModelProto.FromString(model.SerializeToString())

@@ -8,6 +8,7 @@ about real numbers, whatever way it is spelled.
 from __future__ import annotations
 
 import decimal
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -187,7 +188,7 @@ class Elementwise:
         node = self.producers.get(name)
         if node is None or node.op_type != "Constant" or node.domain:
             return None
-        found = node.attribute[0]
+        found = next(iter(node.attribute), AttributeProto())
         if found.name == "value":
             return numpy_helper.to_array(found.t)
         if found.name in ("value_float", "value_floats"):
@@ -242,7 +243,10 @@ class Elementwise:
     def operands(self) -> dict[str, tuple[str, ...]]:
         """For every tensor that is made elementwise: what of."""
         found = {}
+        times = Counter([*self.order, *self.initializers, *(info.name for info in self.model.graph.input)])
         for name, node in self.producers.items():
+            if times[name] > 1:  # by a damaged graph
+                continue
             output = self.tensor(name).element_type
             integers = output not in _FLOATS and output not in (0, TensorProto.BOOL)  # whose division is another
             if function_of(node) and not (integers and node.op_type not in ("Cast", "Identity")):
@@ -290,7 +294,11 @@ class Cone:
             if inside:
                 self.operators.add(self.graph.producers[name].op_type)
             self.operands[name] = varying
-        return _topological(self.output, self.operands)
+        order = _topological(self.output, self.operands)
+        if len(order) < len(self.operands):  # a graph that reads what it makes later, in a circle
+            self.operands = {self.output: []}
+            return [self.output]
+        return order
 
     @cached_property
     def fixed(self) -> set[str]:
@@ -362,13 +370,21 @@ def _topological(output: str, operands: Mapping[str, Sequence[str]]) -> list[str
     for name in operands:
         for operand in operands[name]:
             readers[operand] += 1
-    order = [output]
+    order = [] if readers[output] else [output]
     for name in order:  # which grows
         for operand in operands[name]:
             readers[operand] -= 1
             if not readers[operand]:
                 order.append(operand)
     return order
+
+
+def _applied(function: Function, operands: list[Number]) -> Number:
+    """NaN where there is a condition in the place of a number, or an operand too many."""
+    try:
+        return function(*operands)
+    except (TypeError, AttributeError, ValueError, OverflowError):
+        return Decimal("NaN")
 
 
 class Region:
@@ -397,7 +413,7 @@ class Region:
         with decimal.localcontext(CONTEXT):
             for name, function, operands in steps:
                 if name not in cut and all(o in self._fixed for o in operands):
-                    self._fixed[name] = function(*(self._fixed[o] for o in operands))
+                    self._fixed[name] = _applied(function, [self._fixed[o] for o in operands])
                 else:
                     self._steps.append((name, function, operands))
 
@@ -406,10 +422,7 @@ class Region:
         found = dict(self._fixed)
         found.update(zip(self.cut, values, strict=True))
         for name, function, operands in self._steps:
-            try:
-                found[name] = function(*[found[o] for o in operands])
-            except (TypeError, AttributeError, ValueError, OverflowError):  # a number where there should be a condition
-                return Decimal("NaN")
+            found[name] = _applied(function, [found[o] for o in operands])
         return found[self.output]
 
     def compared(self) -> set[Decimal]:

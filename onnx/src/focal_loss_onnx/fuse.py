@@ -126,7 +126,7 @@ def fuse(
     ones are then run on the same random inputs (where a runtime, or ``onnx.reference``, can run them).
 
     Inputs, outputs and names stay; nodes that nothing needs any more go. The copy carries the operator's portable
-    function. Functions of a model that contain the loss are inlined.
+    function; where something was replaced, the model's other functions are inlined.
 
     Args:
         model: the model, or the path of its file.

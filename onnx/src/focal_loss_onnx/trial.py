@@ -123,7 +123,7 @@ def _not_finite(model: ModelProto, graph: Elementwise, logits: str, targets: str
         feeds = _feeds(graph, np.random.default_rng(1), logits, targets, sources, None, soft)
         with np.errstate(all="ignore"):
             values = np.asarray(run(feeds)[0], np.float64)
-        return float(np.mean(~np.isfinite(values)))
+        return float(np.mean(~np.isfinite(values))) if values.size else None
     return None
 
 
