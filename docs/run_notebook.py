@@ -31,7 +31,9 @@ def hash_of(notebook: nbformat.NotebookNode) -> str:
 def run(notebook: nbformat.NotebookNode) -> float:
     """Every cell in a fresh kernel; the seconds that took. A cell that fails raises."""
     start = time.perf_counter()
-    NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": PATH.parent}}).execute()
+    NotebookClient(
+        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": PATH.parent}}
+    ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
     return time.perf_counter() - start

@@ -7,12 +7,11 @@ import itertools
 import pathlib
 import random
 import re
-import sys
 
 import numpy as np
 import onnx
 import pytest
-from focal_loss_onnx import DOMAIN, FuseError, attach, fuse, reference
+from focal_loss_onnx import DOMAIN, FuseError, attach, fuse, reference, search
 from focal_loss_onnx.trial import SigmoidFocalLoss
 from fuse_models import ALPHA, ALPHA_HARD, CROSS_ENTROPY, CROSS_ENTROPY_HARD, MISS, MISS_HARD, POWER, spelled
 from onnx import TensorProto, helper
@@ -85,7 +84,10 @@ EVERY = list(combinations(CROSS_ENTROPY, MISS, by_value(POWER), by_value(ALPHA))
 EVERY_HARD = [
     (names, texts)
     for names, texts in combinations(
-        {**CROSS_ENTROPY, **CROSS_ENTROPY_HARD}, {**MISS, **MISS_HARD}, by_value(POWER), by_value({**ALPHA, **ALPHA_HARD})
+        {**CROSS_ENTROPY, **CROSS_ENTROPY_HARD},
+        {**MISS, **MISS_HARD},
+        by_value(POWER),
+        by_value({**ALPHA, **ALPHA_HARD}),
     )
     if {names[0], names[1], names[3][1]} & {*CROSS_ENTROPY_HARD, *MISS_HARD, "where"}
 ]
@@ -148,7 +150,9 @@ def test_what_exporters_write(path):
     assert "logits" in names[0] and "targets" in names[1]
     for library in (False, True):
         got = session(fused, library=library).run(None, dict(zip(names, (x, t))))[0]
-        wanted = reference.focal_loss(x, t, alpha=-1 if alpha == "off" else float(alpha), gamma=float(gamma), reduction="none")
+        wanted = reference.focal_loss(
+            x, t, alpha=-1 if alpha == "off" else float(alpha), gamma=float(gamma), reduction="none"
+        )
         wanted = {"none": wanted, "rows": wanted.mean(-1), "sum": wanted.sum(), "mean": wanted.mean()}[reduction]
         np.testing.assert_allclose(got, wanted, rtol=4e-6)
         far = np.array([[-16301, 16301, -40, 40]] * 3, np.float32)  # where what was exported is NaN
@@ -159,10 +163,18 @@ REDUCTIONS = {
     "mean": ("loss = ReduceMean<keepdims = 0>(each)", 17, ""),
     "mean of named axes": ("loss = ReduceMean<axes = [0, 1], keepdims = 0>(each)", 17, ""),
     "mean of axes from the end": ("loss = ReduceMean<axes = [-1, -2]>(each)", 17, "[1, 1]"),
-    "mean, axes as an input": ("axes = Constant<value_ints = [0, 1]>()  loss = ReduceMean<keepdims = 0>(each, axes)", 18, ""),
+    "mean, axes as an input": (
+        "axes = Constant<value_ints = [0, 1]>()  loss = ReduceMean<keepdims = 0>(each, axes)",
+        18,
+        "",
+    ),
     "mean, no axes, squeezed": ("k = ReduceMean(each)  loss = Squeeze(k)", 18, ""),
     "mean of means": ("k = ReduceMean<axes = [1], keepdims = 0>(each)  loss = ReduceMean<keepdims = 0>(k)", 17, ""),
-    "mean of kept means": ("k = ReduceMean<axes = [-1]>(each)  loss = ReduceMean<axes = [0], keepdims = 0>(k)", 17, "[1]"),
+    "mean of kept means": (
+        "k = ReduceMean<axes = [-1]>(each)  loss = ReduceMean<axes = [0], keepdims = 0>(k)",
+        17,
+        "[1]",
+    ),
     "sum": ("loss = ReduceSum<keepdims = 0>(each)", 17, ""),
     "sum, reshaped": ("k = ReduceSum(each)  s = Constant<value_ints = [-1]>()  loss = Reshape(k, s)", 17, "[1]"),
 }
@@ -202,7 +214,7 @@ def test_other_reductions_stay(text, shape):
     ("text", "alpha", "scale"),
     [
         ("l = Mul(ce, w)  l5 = Neg(l)  k = ReduceMean<keepdims = 0>(l5)  loss = Neg(k)", None, -1.0),
-        ("l1 = Mul(t, 1)  l2 = Sub(1, t)  l3 = Mul(l2, 3)  l4 = Add(l1, l3)  l5 = Mul(l4, ce)  loss = Mul(w, l5)", 0.25, 4.0),
+        ("l2 = Sub(1, t)  l3 = Mul(l2, 3)  l4 = Add(t, l3)  l5 = Mul(l4, ce)  loss = Mul(w, l5)", 0.25, 4.0),
         ("l1 = Mul(ce, 0.25)  loss = Mul(w, l1)", None, 0.25),
     ],
 )  # fmt: skip
@@ -242,11 +254,25 @@ def test_inside_a_larger_model():
     (found,) = report.fused
     assert (found.logits, found.targets, found.output, found.reduction) == ("x", "t", "each", "none")
     kinds = [node.op_type for node in fused.graph.node]
-    assert kinds == ["MatMul", "Add", "Div", "Mul", "Add", "Sigmoid", "SigmoidFocalLoss", "Mul", "ReduceSum", "Identity"]
+    assert kinds == [
+        "MatMul",
+        "Add",
+        "Div",
+        "Mul",
+        "Add",
+        "Sigmoid",
+        "SigmoidFocalLoss",
+        "Mul",
+        "ReduceSum",
+        "Identity",
+    ]
     assert {i.name for i in fused.graph.initializer} == {"half", "keep", "floor"}
     onnx.checker.check_model(fused, full_check=True)
     rng = np.random.default_rng(0)
-    feeds = {i.name: rng.random([d.dim_value or 6 for d in i.type.tensor_type.shape.dim]).astype(np.float32) for i in model.graph.input}
+    feeds = {
+        i.name: rng.random([d.dim_value or 6 for d in i.type.tensor_type.shape.dim]).astype(np.float32)
+        for i in model.graph.input
+    }
     for got, was in zip(session(fused).run(None, feeds), session(model).run(None, feeds)):
         np.testing.assert_allclose(got, was, rtol=1e-5)
     assert fuse(fused)[1].fused == () and len(fuse(fused)[0].functions) == 1
@@ -289,8 +315,17 @@ def test_functions_are_inlined():
 
 def test_targets_that_the_graph_shows_to_be_hard():
     """By a cast condition, or one-hot: no flag is needed."""
-    hard = CROSS_ENTROPY_HARD["of p_t"] + " " + MISS_HARD["distance"] + " " + POWER[2.0]["pow"] + " " + ALPHA_HARD[0.25]["where"]
-    numbers = "<float c0 = {0.5}, float c1 = {1}, float c2 = {2}, float c3 = {0}, float c4 = {0.25}, float c5 = {0.75}, float[2] values = {0, 1}, int64 depth = {4}>"
+    hard = (
+        CROSS_ENTROPY_HARD["of p_t"]
+        + " "
+        + MISS_HARD["distance"]
+        + " "
+        + POWER[2.0]["pow"]
+        + " "
+        + ALPHA_HARD[0.25]["where"]
+    )
+    numbers = """<float c0 = {0.5}, float c1 = {1}, float c2 = {2}, float c3 = {0}, float c4 = {0.25},
+        float c5 = {0.75}, float[2] values = {0, 1}, int64 depth = {4}>"""
     body = hard
     for number, name in (("0.25", "c4"), ("0.75", "c5"), ("0.5", "c0"), ("1", "c1"), ("2", "c2"), ("0", "c3")):
         body = re.sub(rf"(?<=[(,\s]){re.escape(number)}(?=\s*[,)])", name, body)
@@ -306,7 +341,11 @@ def test_targets_that_the_graph_shows_to_be_hard():
         fused, report = fuse(model)
         assert [(found.alpha, found.gamma) for found in report.fused] == [(0.25, 2.0)], str(report)
         kind = {"i": np.int64, "b": np.bool_, "f": np.float32}[given[0]]
-        values = np.random.default_rng(0).integers(0, 4 if kind == np.int64 else 2, 6 if kind == np.int64 else (6, 4)).astype(kind)
+        values = (
+            np.random.default_rng(0)
+            .integers(0, 4 if kind == np.int64 else 2, 6 if kind == np.int64 else (6, 4))
+            .astype(kind)
+        )
         feeds = {"x": data(np.float32)[0], "given": values}
         np.testing.assert_allclose(*(session(m).run(None, feeds)[0] for m in (fused, model)), rtol=1e-4, atol=1e-7)
     text = text.replace("t = Identity(t0)", "t = Identity(given)")  # and where it does not
@@ -321,7 +360,8 @@ EPSILONS = {
 
 @pytest.mark.parametrize("name", EPSILONS)
 def test_an_epsilon_is_named_and_left_alone_unless_allowed(name):
-    text = EPSILONS[name] + """ q = Sub(1, p)  lp = Log(p)  lq = Log(q)  u = Sub(1, t)  a = Mul(t, lp)  b = Mul(u, lq)  c = Add(a, b)
+    text = EPSILONS[name] + """ q = Sub(1, p)  lp = Log(p)  lq = Log(q)  u = Sub(1, t)  a = Mul(t, lp)
+        b = Mul(u, lq)  c = Add(a, b)
         ce = Neg(c)""" + MISS["directly"] + POWER[2.0]["pow"] + " " + QUARTER  # fmt: skip
     model = spelled(text)
     same, report = fuse(model)
@@ -333,8 +373,12 @@ def test_an_epsilon_is_named_and_left_alone_unless_allowed(name):
 
 def test_a_logarithm_bounded_at_minus_100_is_not_the_same():
     """torch.nn.functional.binary_cross_entropy."""
-    text = """p = Sigmoid(x)  q = Sub(1, p)  lp0 = Log(p)  lq0 = Log(q)  lp = Max(lp0, -100)  lq = Max(lq0, -100)
-        u = Sub(1, t)  a = Mul(t, lp)  b = Mul(u, lq)  c = Add(a, b)  ce = Neg(c)""" + MISS["directly"] + POWER[2.0]["pow"]
+    text = (
+        """p = Sigmoid(x)  q = Sub(1, p)  lp0 = Log(p)  lq0 = Log(q)  lp = Max(lp0, -100)  lq = Max(lq0, -100)
+        u = Sub(1, t)  a = Mul(t, lp)  b = Mul(u, lq)  c = Add(a, b)  ce = Neg(c)"""
+        + MISS["directly"]
+        + POWER[2.0]["pow"]
+    )
     model = spelled(text + " " + QUARTER)
     assert "at logit 120 and target 0 it is 75, the focal loss 90" in str(fuse(model)[1])
     check(model, 0.25, 2.0, allow_epsilon=True)
@@ -343,14 +387,19 @@ def test_a_logarithm_bounded_at_minus_100_is_not_the_same():
 SOFTMAX = {
     "one-hot": """p = Softmax<axis = -1>(x)  l = Log(p)  a = Mul(t, l)  q = Sub(1, p)  w = Pow(q, 2)  b = Mul(w, a)
         c = Mul(b, -0.25)  loss = ReduceSum<keepdims = 0>(c)""",
-    "one-hot, summed first": """p = Softmax<axis = -1>(x)  a = Mul(t, p)  k = Constant<value_ints = [-1]>()  pt = ReduceSum<keepdims = 0>(a, k)
+    "one-hot, summed first": """p = Softmax<axis = -1>(x)  a = Mul(t, p)  k = Constant<value_ints = [-1]>()
+        pt = ReduceSum<keepdims = 0>(a, k)
         l = Log(pt)  ce = Neg(l)  q = Sub(1, pt)  w = Pow(q, 2)  b = Mul(w, ce)  c = Mul(b, 0.25)
         loss = ReduceMean<keepdims = 0>(c)""",
-    "log softmax": """l = LogSoftmax<axis = -1>(x)  p = Exp(l)  q = Sub(1, p)  w = Mul(q, q)  a = Mul(l, w)  b = Mul(a, t)
+    "log softmax": """l = LogSoftmax<axis = -1>(x)  p = Exp(l)  q = Sub(1, p)  w = Mul(q, q)  a = Mul(l, w)
+        b = Mul(a, t)
         n = Neg(b)  c = Mul(n, 0.25)  loss = ReduceMean<keepdims = 0>(c)""",
-    "cross entropy": """z = ArgMax<axis = -1, keepdims = 0>(t)  ce = SoftmaxCrossEntropyLoss<reduction = "none">(x, z)  n = Neg(ce)
-        pt = Exp(n)  q = Sub(1, pt)  w = Pow(q, 2)  a = Mul(w, ce)  b = Mul(a, 0.25)  loss = ReduceMean<keepdims = 0>(b)""",
-    "gathered": """z = ArgMax<axis = -1>(t)  l = LogSoftmax<axis = -1>(x)  g = GatherElements<axis = -1>(l, z)  pt = Exp(g)
+    "cross entropy": """z = ArgMax<axis = -1, keepdims = 0>(t)
+        ce = SoftmaxCrossEntropyLoss<reduction = "none">(x, z)  n = Neg(ce)
+        pt = Exp(n)  q = Sub(1, pt)  w = Pow(q, 2)  a = Mul(w, ce)  b = Mul(a, 0.25)
+        loss = ReduceMean<keepdims = 0>(b)""",
+    "gathered": """z = ArgMax<axis = -1>(t)  l = LogSoftmax<axis = -1>(x)  g = GatherElements<axis = -1>(l, z)
+        pt = Exp(g)
         q = Sub(1, pt)  w = Pow(q, 2)  a = Mul(w, g)  b = Mul(a, -0.25)  loss = ReduceMean<keepdims = 0>(b)""",
 }  # fmt: skip
 
@@ -375,20 +424,27 @@ def test_a_threshold_that_the_type_cannot_tell():
 
 
 def test_a_hole_between_two_thresholds_is_seen():
-    text = TORCHVISION + " h1 = Greater(p1, 0.6)  h2 = Less(p1, 0.63)  h = And(h1, h2)  z = Where(h, 0, ce)  loss = Mul(z, w)"
+    text = (
+        TORCHVISION
+        + " h1 = Greater(p1, 0.6)  h2 = Less(p1, 0.63)  h = And(h1, h2)  z = Where(h, 0, ce)  loss = Mul(z, w)"
+    )
     assert not fuse(spelled(text))[1].fused
 
 
 NOT_FOCAL = {
     "binary cross entropy": CROSS_ENTROPY["stable"].replace("ce =", "loss ="),
-    "asymmetric": """p = Sigmoid(x)  q = Sub(1, p)  lp = Log(p)  lq = Log(q)  u = Sub(1, t)  w1 = Pow(q, 1)  w2 = Pow(p, 4)
+    "asymmetric": """p = Sigmoid(x)  q = Sub(1, p)  lp = Log(p)  lq = Log(q)  u = Sub(1, t)  w1 = Pow(q, 1)
+        w2 = Pow(p, 4)
         a = Mul(t, lp)  b = Mul(u, lq)  c = Mul(a, w1)  d = Mul(b, w2)  e = Add(c, d)  loss = Neg(e)""",
-    "quality": """p = Sigmoid(x)  d = Sub(t, p)  w = Mul(d, d)  a = Softplus(x)  b = Mul(x, t)  ce = Sub(a, b)  loss = Mul(w, ce)""",
-    "another probability": CROSS_ENTROPY["softplus"] + """ y = Mul(x, 2)  p = Sigmoid(y)  m1 = Mul(p, t)  m2 = Mul(m1, 2)
+    "quality": """p = Sigmoid(x)  d = Sub(t, p)  w = Mul(d, d)  a = Softplus(x)  b = Mul(x, t)  ce = Sub(a, b)
+        loss = Mul(w, ce)""",
+    "another probability": CROSS_ENTROPY["softplus"] + """ y = Mul(x, 2)  p = Sigmoid(y)  m1 = Mul(p, t)
+        m2 = Mul(m1, 2)
         m3 = Add(p, t)  m = Sub(m3, m2)  w = Mul(m, m)  loss = Mul(w, ce)""",
     "hard examples only": TORCHVISION + " h = Greater(m, 0.3)  z = Where(h, ce, 0)  loss = Mul(z, w)",
     "mish": "a = Softplus(x)  b = Tanh(a)  c = Mul(x, b)  loss = Add(c, t)",
-    "entropy": "p = Sigmoid(x)  q = Sub(1, p)  a = Log(p)  b = Log(q)  c = Mul(p, a)  d = Mul(q, b)  e = Add(c, d)  loss = Mul(e, t)",
+    "entropy": "p = Sigmoid(x)  q = Sub(1, p)  a = Log(p)  b = Log(q)  c = Mul(p, a)  d = Mul(q, b)  e = Add(c, d)"
+    "  loss = Mul(e, t)",
 }  # fmt: skip
 
 
@@ -409,8 +465,14 @@ def test_a_mask_of_targets_stays():
 
 
 def test_probabilities_without_logits_are_named():
-    text = """q = Sub(1, x)  lp = Log(x)  lq = Log(q)  u = Sub(1, t)  a = Mul(t, lp)  b = Mul(u, lq)  c = Add(a, b)  ce = Neg(c)
-        d = Mul(x, t)  e = Mul(q, u)  pt = Add(d, e)  m = Sub(1, pt) """ + POWER[2.0]["pow"] + " " + QUARTER
+    text = (
+        """q = Sub(1, x)  lp = Log(x)  lq = Log(q)  u = Sub(1, t)  a = Mul(t, lp)  b = Mul(u, lq)  c = Add(a, b)
+            ce = Neg(c)
+        d = Mul(x, t)  e = Mul(q, u)  pt = Add(d, e)  m = Sub(1, pt) """
+        + POWER[2.0]["pow"]
+        + " "
+        + QUARTER
+    )
     _, report = fuse(spelled(text))
     assert not report.fused and "of the probabilities 'x', and the logits are not in the graph" in str(report)
 
@@ -421,8 +483,10 @@ def test_shapes_that_broadcast_are_left_alone():
         model = onnx.parser.parse_model(
             '<ir_version: 8, opset_import: ["": 17]> g (' + shapes + ") => (float[N, 4] loss) "
             "<float one = {1}, float half = {0.5}, float rest = {0.75}> {"
-            " a = Softplus(x)  b = Mul(x, t)  ce = Sub(a, b)  p = Sigmoid(x)  c = Mul(p, t)  d = Add(c, c)  e = Add(p, t)"
-            " m = Sub(e, d)  w = Mul(m, m)  l1 = Mul(t, half)  l4 = Sub(rest, l1)  l5 = Mul(l4, w)  loss = Mul(ce, l5) }"
+            " a = Softplus(x)  b = Mul(x, t)  ce = Sub(a, b)  p = Sigmoid(x)  c = Mul(p, t)  d = Add(c, c)"
+            "  e = Add(p, t)"
+            " m = Sub(e, d)  w = Mul(m, m)  l1 = Mul(t, half)  l4 = Sub(rest, l1)  l5 = Mul(l4, w)"
+            "  loss = Mul(ce, l5) }"
         )
         assert not fuse(model)[1].fused, shapes
         assert fuse(text)[1].fused
@@ -451,7 +515,9 @@ def test_what_a_subgraph_reads_is_kept():
         helper.make_graph([helper.make_node("Identity", [source], [info.name])], info.name, [], [info])
         for source, info in zip(("m", "p1"), results)
     ]
-    model.graph.node.append(helper.make_node("If", ["choice"], ["chosen"], then_branch=branches[0], else_branch=branches[1]))
+    model.graph.node.append(
+        helper.make_node("If", ["choice"], ["chosen"], then_branch=branches[0], else_branch=branches[1])
+    )
     fused, report = fuse(model)
     assert len(report.fused) == 1
     onnx.checker.check_model(fused, full_check=True)
@@ -480,9 +546,8 @@ def test_without_onnxruntime_the_reference_of_onnx_tries_it(monkeypatch):
 
 
 def test_a_wrong_recognition_would_be_caught(monkeypatch):
-    module = sys.modules[fuse.__module__]
-    right = module.alpha_and_scale
-    monkeypatch.setattr(module, "alpha_and_scale", lambda *arguments: (right(*arguments)[0] + 0.01, 1.0))
+    right = search.alpha_and_scale
+    monkeypatch.setattr(search, "alpha_and_scale", lambda *arguments: (right(*arguments)[0] + 0.01, 1.0))
     with pytest.raises(FuseError, match="'loss' was recognised, but"):
         fuse(spelled(TORCHVISION + QUARTER))
 
@@ -491,7 +556,10 @@ def test_damaged_graphs_are_left_alone():
     """A circle, a constant without a value, a cast to nothing, a Where on numbers, an operand too many."""
     for change in (
         lambda g: g.node[0].input.__setitem__(0, "loss"),
-        lambda g: (g.node.append(helper.make_node("Constant", [], ["nothing"])), g.node[2].input.__setitem__(0, "nothing")),
+        lambda g: (
+            g.node.append(helper.make_node("Constant", [], ["nothing"])),
+            g.node[2].input.__setitem__(0, "nothing"),
+        ),
         lambda g: g.node.insert(0, helper.make_node("Cast", ["t"], ["u1"])),
         lambda g: g.node.append(helper.make_node("Where", ["x", "p1", "t"], ["w"])),
         lambda g: g.node[0].input.append("t"),

@@ -1,9 +1,9 @@
 """Focal loss for ONNX models.
 
-:func:`attach` adds the loss to an exported detector, :func:`inspect` finds its logits, :func:`fuse` replaces a loss that
-is spelled out in standard operators, :func:`register` gives ONNX Runtime the kernels, :func:`add_functions` puts the
-portable functions into a model that already uses the operators, and :mod:`focal_loss_onnx.reference` computes the same in
-NumPy.
+:func:`attach` adds the loss to an exported detector, :func:`inspect` finds its logits, :func:`fuse` replaces a loss
+that is spelled out in standard operators, :func:`register` gives ONNX Runtime the kernels, :func:`add_functions` puts
+the portable functions into a model that already uses the operators, and :mod:`focal_loss_onnx.reference` computes the
+same in NumPy.
 """
 
 from .attach import attach

@@ -5,10 +5,10 @@ The functions are given as real functions (see :mod:`.elementwise`). Where the l
     f(x, t) = (a*t + b*(1-t)) * m^gamma * CE,     m = p*(1-t) + (1-p)*t,     CE = softplus(x) - x*t
 
 ``a``, ``b`` and ``gamma`` follow from four values: ``f(x, 1) / CE`` is ``a * (1-p)^gamma``. What they are then has to
-hold at many other points: far on both sides, at soft targets, and at targets outside [0, 1], where somebody may have put
-a meaning ("ignore") that the formula does not have. It has to hold to 20 digits, but for what the graph's own type could
-not tell: a rounding error of ``CE`` as a difference of numbers as large as ``x``. So PyTorch's softplus, which is ``x``
-from 20 on, is the softplus in float32, and is not in float64.
+hold at many other points: far on both sides, at soft targets, and at targets outside [0, 1], where somebody may have
+put a meaning ("ignore") that the formula does not have. It has to hold to 20 digits, but for what the graph's own type
+could not tell: a rounding error of ``CE`` as a difference of numbers as large as ``x``. So PyTorch's softplus, which is
+``x`` from 20 on, is the softplus in float32, and is not in float64.
 """
 
 from __future__ import annotations
@@ -198,7 +198,11 @@ def _largest_difference(function: Loss, parameters: Parameters) -> str:
     for x in (Decimal(10), Decimal(20), Decimal(40), Decimal(120)):
         for sign, t in zip((1, -1), _HARD, strict=True):
             value, wanted = function(sign * x, t), parameters(sign * x, t)
-            if isinstance(value, Decimal) and value.is_finite() and abs(value - wanted) > max(largest, _NEAR * abs(wanted)):
+            if (
+                isinstance(value, Decimal)
+                and value.is_finite()
+                and abs(value - wanted) > max(largest, _NEAR * abs(wanted))
+            ):
                 largest, found = abs(value - wanted), _at(sign * x, t, value, wanted)
         if found:
             break
@@ -206,7 +210,8 @@ def _largest_difference(function: Loss, parameters: Parameters) -> str:
 
 
 def _at(x: Decimal, t: Decimal, value: Decimal, wanted: Decimal) -> str:
-    return f"at logit {float(x):.4g} and target {float(t):.4g} it is {float(value):.6g}, the focal loss {float(wanted):.6g}"
+    place = f"at logit {float(x):.4g} and target {float(t):.4g}"
+    return f"{place} it is {float(value):.6g}, the focal loss {float(wanted):.6g}"
 
 
 def _logits() -> list[Decimal]:

@@ -107,7 +107,9 @@ def try_both(
         largest = max(largest, float(difference))
     allowed = 2e-3 if near else _allowed(kind)
     if not largest <= allowed:
-        raise FuseError(f"{result!r} was recognised, but {runtime} computes {largest:.1e} from it (more than {allowed:.1e})")
+        raise FuseError(
+            f"{result!r} was recognised, but {runtime} computes {largest:.1e} from it (more than {allowed:.1e})"
+        )
     return Trial(runtime, count, largest, _not_finite(model, graph, logits, targets, logits_only_output, soft))
 
 
@@ -116,7 +118,9 @@ def _allowed(kind: int) -> float:
     return 64.0 * float(np.finfo(_NUMPY[kind]).eps) + 1e-7  # alpha and gamma are float32
 
 
-def _not_finite(model: ModelProto, graph: Elementwise, logits: str, targets: str, output: str, soft: bool) -> float | None:
+def _not_finite(
+    model: ModelProto, graph: Elementwise, logits: str, targets: str, output: str, soft: bool
+) -> float | None:
     nodes, sources = _between(graph, output, (logits, targets))
     part = _part(model, graph, nodes, (logits, targets, *sources), [output])
     for _, run, _ in _started(part):

@@ -1,7 +1,9 @@
-"""What exporters write for a focal loss: the models in this folder. Run in an environment of each exporter; see README.md.
+"""What exporters write for a focal loss: the models in this folder.
 
-    python make_models.py torch
-    python make_models.py keras
+Run it in an environment of each exporter; see README.md.
+
+python make_models.py torch
+python make_models.py keras
 """
 
 import pathlib
@@ -21,7 +23,7 @@ def save(model, exporter, reduction, alpha, gamma):
         model = onnx.load(model)
     model.doc_string = model.graph.doc_string = ""
     parts = [model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output]
-    parts += [part for f in model.functions for part in (f, *f.node, *f.value_info)] + [ *model.graph.initializer]
+    parts += [part for f in model.functions for part in (f, *f.node, *f.value_info)] + [*model.graph.initializer]
     for part in parts:
         part.doc_string = ""
         if hasattr(part, "metadata_props"):
@@ -52,7 +54,9 @@ def make_torch():
         loss, scratch = Loss(*settings).eval(), FOLDER / "scratch.onnx"
         legacy = {"dynamo": False} if number >= (2, 5) else {}
         names = {"input_names": ["logits", "targets"], "dynamic_axes": {"logits": {0: "n"}, "targets": {0: "n"}}}
-        torch.onnx.export(loss, (logits, targets), str(scratch), opset_version=13 if number < (2, 0) else None, **names, **legacy)
+        torch.onnx.export(
+            loss, (logits, targets), str(scratch), opset_version=13 if number < (2, 0) else None, **names, **legacy
+        )
         save(scratch, f"torch-{version}-legacy", *settings)
         scratch.unlink()
         if number < (2, 4):
@@ -71,7 +75,11 @@ def make_keras():
         for reduction, name in (("none", "rows"), ("sum_over_batch_size", "mean")):
             for balanced, alpha, gamma in ((True, 0.25, 2.0), (False, -1, 1.5)):
                 loss = tf.keras.losses.BinaryFocalCrossentropy(
-                    apply_class_balancing=balanced, alpha=alpha, gamma=gamma, from_logits=from_logits, reduction=reduction
+                    apply_class_balancing=balanced,
+                    alpha=alpha,
+                    gamma=gamma,
+                    from_logits=from_logits,
+                    reduction=reduction,
                 )
                 function = tf.function(lambda x, t: loss(t, x if from_logits else tf.sigmoid(x)))  # noqa: B023
                 signature = [tf.TensorSpec([None, 4], tf.float32, name=n) for n in ("logits", "targets")]
