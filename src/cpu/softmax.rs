@@ -20,6 +20,7 @@ use super::chunks::{Chunks, LANES, LaneSums, sum_of_chunks};
 use super::executor::Executor;
 use super::isa::Isa;
 use super::rows::{Ahead, Block, Lanes, PerClass, TILE, Tile, row_offsets};
+use super::scratch::Scratch;
 use super::softmax_loops::{ManyTerms, MaxLoop, Parts, PowerLoop, RowLoop, Rows, ScaleLoop, Shifts, Sums, TermLoop};
 use super::storage::{Memory, Storage};
 use super::targets::{Indices, Label};
@@ -61,11 +62,20 @@ struct Tiles<R> {
     targets: Tile<R>,
     powers: Tile<R>,
     grad: Tile<R>,
+    max: Scratch<Lanes<R>, LANES>,
+    sums: Scratch<Parts<R>, LANES>,
 }
 
 impl<R: Real> Tiles<R> {
     const fn new() -> Self {
-        Self { logits: Tile::new(), targets: Tile::new(), powers: Tile::new(), grad: Tile::new() }
+        Self {
+            logits: Tile::new(),
+            targets: Tile::new(),
+            powers: Tile::new(),
+            grad: Tile::new(),
+            max: Scratch::new(),
+            sums: Scratch::new(),
+        }
     }
 }
 
@@ -164,18 +174,18 @@ impl<S: Storage> Plan<S> {
             let rows = logits.load(&stretch, &mut tiles.logits);
             self.isa.run(MaxLoop {
                 rows: &rows[..count],
-                parts: &mut [[S::Real::ZERO; LANES]; LANES],
+                parts: tiles.max.get(count),
                 max: &mut max,
                 shifts: &mut shifts,
             });
             if self.classes <= TILE {
-                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.powers);
+                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.sums, &mut tiles.powers);
             }
         }
         if self.classes > TILE {
             for stretch in self.stretches() {
                 let rows = logits.load(&stretch, &mut tiles.logits);
-                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.powers);
+                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.sums, &mut tiles.powers);
             }
         }
         let mut rows = Rows::new();
@@ -187,7 +197,8 @@ impl<S: Storage> Plan<S> {
             upstream: [if self.each { 1.0 } else { self.factors.grad }; LANES],
             losses: [0.0; LANES],
             slopes: [0.0; LANES],
-            own: [None; LANES],
+            own: [0.0; LANES],
+            class: [None; LANES],
         };
         if let Some(tensor) = &self.weight {
             let values = tensor.load(first, count);
@@ -221,16 +232,17 @@ impl<S: Storage> Plan<S> {
         shifts: &Shifts<S::Real>,
         sums: &mut Sums,
         ahead: &(Ahead, Option<Ahead>),
+        parts: &mut Scratch<Parts<S::Real>, LANES>,
         powers: &mut Tile<S::Real>,
     ) {
         let width = width(rows[0].len());
-        let (mut parts, powers) = ([Parts::ZERO; LANES], powers.get(rows.len() * width));
+        let (parts, powers) = (parts.get(rows.len()), powers.get(rows.len() * width));
         self.isa.run(PowerLoop {
             rows,
             shifts,
             powers,
             width,
-            parts: &mut parts,
+            parts,
             sums,
             ahead: &ahead.0,
             targets_ahead: ahead.1.as_ref(),
@@ -239,20 +251,23 @@ impl<S: Storage> Plan<S> {
 
     /// One class for each row.
     fn index_terms(&self, batch: &mut Batch, logits: &Block<S>, indices: &Indices, offsets: &[isize]) {
-        let mut terms = Terms::new();
+        let (mut x, mut c) = ([0.0; LANES], [0.0; LANES]);
         for (lane, &offset) in offsets.iter().enumerate() {
             if let Label::Class(y) = indices.label(offset) {
-                let c = self.alpha_of(y) * batch.weight[lane];
-                terms.push(lane, y, logits.at(lane, y), c, &batch.rows);
+                batch.class[lane] = Some(y);
+                x[lane] = logits.at(lane, y).to_f64();
+                c[lane] = self.alpha_of(y) * batch.weight[lane];
             }
         }
-        terms.run(self, |lane, y, term| {
-            let slope = term.slope * batch.upstream[lane];
+        let mut terms = ManyTerms::new();
+        self.isa.run(TermLoop { rows: &batch.rows, x: &x, c: &c, gamma: &self.gamma, terms: &mut terms });
+        for lane in (0..offsets.len()).filter(|&lane| batch.class[lane].is_some()) {
+            let term: Term = terms.get(lane);
             // NaN where the row's sum is.
             batch.losses[lane] = batch.rows.get::<Row>(lane).zero() + term.loss;
-            batch.slopes[lane] = slope;
-            batch.own[lane] = Some((y, -slope * term.others));
-        });
+            batch.slopes[lane] = term.slope * batch.upstream[lane];
+            batch.own[lane] = -batch.slopes[lane] * term.others;
+        }
     }
 
     /// Every class with a target that is not zero.
@@ -319,7 +334,14 @@ impl<S: Storage> Plan<S> {
         for stretch in self.stretches() {
             if self.classes > TILE {
                 let rows = logits.load(&stretch, &mut tiles.logits);
-                self.powers(&rows[..count], shifts, &mut Sums::new(), &(Ahead::NOTHING, None), &mut tiles.powers);
+                self.powers(
+                    &rows[..count],
+                    shifts,
+                    &mut Sums::new(),
+                    &(Ahead::NOTHING, None),
+                    &mut tiles.sums,
+                    &mut tiles.powers,
+                );
             }
             let (row, width) = (stretch.len(), width(stretch.len()));
             let powers = tiles.powers.get(count * width);
@@ -334,14 +356,14 @@ impl<S: Storage> Plan<S> {
                         &mut tiles.grad.get(count * row)[lane * row..][..row]
                     }
                 };
-                if dense.is_none() && batch.own[lane].is_none() {
+                if dense.is_none() && batch.class[lane].is_none() {
                     out.fill(S::Real::ZERO);
                     continue;
                 }
                 let factor = batch.rows.get::<Row>(lane).scale(batch.slopes[lane]);
                 self.isa.run(ScaleLoop { powers: &powers[lane * width..][..row], factor, out });
-                if let Some((y, value)) = batch.own[lane].filter(|(y, _)| stretch.contains(y)) {
-                    out[y - stretch.start] = S::Real::from_f64(value).canonical();
+                if let Some(y) = batch.class[lane].filter(|y| stretch.contains(y)) {
+                    out[y - stretch.start] = S::Real::from_f64(batch.own[lane]).canonical();
                 }
             }
             if let Some(dense) = dense {
@@ -385,8 +407,9 @@ struct Batch {
     upstream: Lanes<f64>,
     losses: Lanes<f64>,
     slopes: Lanes<f64>,
-    /// The gradient at a row's own class, for class indices; none where the row is ignored.
-    own: Lanes<Option<(usize, f64)>>,
+    /// For class indices, a row's own class, none where the row is ignored, and the gradient there.
+    own: Lanes<f64>,
+    class: Lanes<Option<usize>>,
 }
 
 /// Up to sixteen classes of any rows whose terms are computed together.

@@ -30,13 +30,12 @@ fn block<R: Real>(row: &[R], start: usize) -> Lanes<R> {
     }
 }
 
-/// Folds sixteen parts into one, halving them. Of one row after the other: a compiler that sees through the black
-/// box does several rows side by side, with gathers, which are slow.
+/// Folds sixteen parts into one, halving them. Black boxes make the compiler do this with a row's own vectors: left
+/// to itself, it does it number by number, or with several rows side by side that it gathers one by one.
 #[inline(always)]
 fn fold<T: Copy>(parts: &Lanes<T>, join: impl Fn(T, T) -> T) -> T {
-    let parts = black_box(parts);
-    let eight: [T; 8] = from_fn(|i| join(parts[i], parts[i + 8]));
-    let four: [T; 4] = from_fn(|i| join(eight[i], eight[i + 4]));
+    let eight: [T; 8] = black_box(from_fn(|i| join(parts[i], parts[i + 8])));
+    let four: [T; 4] = black_box(from_fn(|i| join(eight[i], eight[i + 4])));
     join(join(four[0], four[2]), join(four[1], four[3]))
 }
 
@@ -70,7 +69,7 @@ pub type ManyTerms = Columns<f64, 4>;
 /// Each row's largest logit, so far. A NaN is not larger; it will show in the sum.
 pub struct MaxLoop<'a, R> {
     pub rows: &'a [&'a [R]],
-    pub parts: &'a mut Lanes<Lanes<R>>,
+    pub parts: &'a mut [Lanes<R>],
     pub max: &'a mut Lanes<R>,
     pub shifts: &'a mut Shifts<R>,
 }
@@ -98,7 +97,7 @@ impl<R: Real> Kernel for MaxLoop<'_, R> {
 }
 
 /// Sixteen parts of a [`Sum`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Parts<R> {
     high: Lanes<f64>,
     low: Lanes<R>,
@@ -106,15 +105,10 @@ pub struct Parts<R> {
 }
 
 impl<R: Real> Parts<R> {
-    pub const ZERO: Self = Self { high: [0.0; LANES], low: [R::ZERO; LANES], ties: [R::ZERO; LANES] };
-}
-
-impl<R: Real> Parts<R> {
     /// Adds sixteen. The two widths of numbers go in loops of their own, which keeps vectors wide.
     #[inline(always)]
-    fn add(&mut self, others: &Lanes<R>, low: &Lanes<R>, ties: &Lanes<R>) {
+    fn add(&mut self, others: &Lanes<R>, ties: &Lanes<R>) {
         for lane in 0..LANES {
-            self.low[lane] = self.low[lane] + low[lane];
             self.ties[lane] = self.ties[lane] + ties[lane];
         }
         for lane in 0..LANES {
@@ -140,7 +134,7 @@ pub struct PowerLoop<'a, R> {
     /// Where they go, `width` for each row: a multiple of [`LANES`].
     pub powers: &'a mut [R],
     pub width: usize,
-    pub parts: &'a mut Lanes<Parts<R>>,
+    pub parts: &'a mut [Parts<R>],
     pub sums: &'a mut Sums,
     pub ahead: &'a Ahead,
     pub targets_ahead: Option<&'a Ahead>,
@@ -152,7 +146,7 @@ impl<R: Real> Kernel for PowerLoop<'_, R> {
         let rows = self.rows.iter().zip(self.powers.chunks_exact_mut(self.width));
         for (lane, ((row, row_powers), result)) in rows.zip(&mut *self.parts).enumerate() {
             let shift: Shift<R> = self.shifts.get(lane);
-            let mut parts = Parts::ZERO;
+            let mut parts = Parts::default();
             for (i, powers) in row_powers.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
                 self.ahead.fetch(lane, i);
                 if let Some(ahead) = self.targets_ahead {
@@ -160,29 +154,27 @@ impl<R: Real> Kernel for PowerLoop<'_, R> {
                 }
                 let x = block(row, i * LANES);
                 let zero = [R::ZERO; LANES];
-                let (mut values, mut others, mut low, mut ties) = (zero, zero, zero, zero);
+                let (mut values, mut others, mut ties) = (zero, zero, zero);
                 for i in 0..LANES {
                     let power = shift.power(x[i]);
                     values[i] = power.value;
                     others[i] = power.other;
-                    low[i] = power.low;
                     ties[i] = power.tie;
                 }
                 *powers = values;
-                parts.add(&others, &low, &ties);
+                parts.add(&others, &ties);
             }
             *result = parts;
         }
         for (lane, (row, parts)) in self.rows.iter().zip(&*self.parts).enumerate() {
-            let add = |a, b| a + b;
-            let low = fold(&parts.low, |a, b| a + b).to_f64();
             // Padding is the largest where every logit is -inf.
             let ties = fold(&parts.ties, |a, b| a + b).to_f64().min(row.len() as f64);
             let sum = if is_f64::<R>() {
+                let low = fold(&parts.low, |a, b| a + b).to_f64();
                 let sum = fold(&parts.high.map(|high| Sum { high, low: 0.0, ties: 0.0 }), Sum::add);
                 Sum { low: sum.low + low, ties, ..sum }
             } else {
-                Sum { high: fold(&parts.high, add), low, ties }
+                Sum { high: fold(&parts.high, |a, b| a + b), low: 0.0, ties }
             };
             self.sums.set(lane, self.sums.get::<Sum>(lane).add(sum));
         }

@@ -57,6 +57,7 @@ POLYNOMIALS = [
     # name, types, function, interval (a little wider than the reduced argument), error's weight in the result
     ("EXP", BOTH, exp_tail, mpf("-0.3470"), mpf("0.3470"), lambda r: r**2 / exp(r), "exp(r) = 1 + r + r^2 * P(r), |r| <= ln(2)/2"),
     ("EXP_NEAR", (("f32", -26),), exp_tail, mpf("-0.3470"), mpf("0.3470"), lambda r: r**2 / exp(r), "the same"),
+    ("EXP_LEANING", BOTH, exp_tail, mpf("-0.2010"), mpf("0.4940"), lambda r: r**2 / exp(r), "the same, -0.2 <= r <= 0.4932"),
     ("LOG", BOTH, log_tail, mpf("-0.2501"), mpf("0.5001"), lambda f: abs(f) ** 3, "log(1+f) = f - f^2/2 + f^3 * P(f), -1/4 <= f <= 1/2"),
 ]
 

@@ -134,6 +134,9 @@ pub trait Real:
     /// `2^POWER_UNIT` stands for 1 where exponentials of very different size are kept side by side
     /// ([`super::softmax::Shift`]): as high as leaves room above it, so that much fits below.
     const POWER_UNIT: i32;
+    /// `exp` where the remainder leans to the positive: from `POWER_LEAN - ln(2)/2` on.
+    const POWER: &'static [Self];
+    const POWER_LEAN: Self;
     /// Below this distance to the largest logit, an exponential counts as zero.
     const POWER_LOWEST: Self;
     /// Logits up to this size need no shift before they are split into `k ln 2 + r`; twice `POWER_LOWEST` and more.
@@ -176,7 +179,7 @@ macro_rules! real {
     ($type:ident, $bits:ident, $signed:ident, mantissa: $mantissa:literal, bias: $bias:literal,
      ln2: $ln2:expr, exp_lowest: $lowest:expr, lift_log2: $lift:literal,
      exp: $exp:ident, log: $log:ident, exp_near: $near:expr, easy: $easy:literal,
-     power: ($unit:literal, $power_lowest:literal, $power_near:literal)) => {
+     power: ($power:ident, $unit:literal, $power_lowest:literal, $power_near:literal)) => {
         impl Arithmetic for $type {
             type Scalar = Self;
 
@@ -235,6 +238,8 @@ macro_rules! real {
             const EXP: &'static [Self] = &coefficients::$exp;
             const LOG: &'static [Self] = &coefficients::$log;
             const POWER_UNIT: i32 = $unit;
+            const POWER: &'static [Self] = &coefficients::$power;
+            const POWER_LEAN: Self = 0.1466;
             const POWER_LOWEST: Self = $power_lowest;
             const POWER_NEAR: Self = $power_near;
             const BIAS: i32 = $bias;
@@ -274,11 +279,11 @@ macro_rules! real {
 
 real!(f32, u32, i32, mantissa: 23, bias: 127, ln2: LN_2_F32,
       exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32, exp_near: coefficients::EXP_NEAR_F32, easy: true,
-      power: (126, -172.0, 512.0));
+      power: (EXP_LEANING_F32, 126, -172.0, 512.0));
 real!(f64, u64, i64, mantissa: 52, bias: 1023,
       ln2: LN_2_F64,
       exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, exp_near: [0.0; 5], easy: false,
-      power: (960, -1370.0, 2800.0));
+      power: (EXP_LEANING_F64, 960, -1370.0, 2800.0));
 
 #[cfg(test)]
 mod tests {
