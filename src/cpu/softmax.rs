@@ -33,10 +33,12 @@ pub fn run<S: Storage>(problem: &Problem, factors: Factors, executor: &dyn Execu
     sum_of_chunks(chunks, executor, &|range| {
         let mut scratch = Tiles::new();
         let mut sums = LaneSums::ZERO;
+        let mut next = plan.blocks(range.start, range.end);
         for first in range.clone().step_by(plan.rows) {
             let count = plan.rows.min(range.end - first);
-            let ahead = plan.ahead(first + count, range.end);
-            sums.add(&plan.run(first, count, &ahead, &mut scratch)[..count]);
+            let blocks = next;
+            next = plan.blocks(first + count, range.end);
+            sums.add(&plan.run(first, &blocks, &next, &mut scratch)[..count]);
         }
         if plan.sums { sums.total() } else { 0.0 }
     })
@@ -148,25 +150,24 @@ impl<S: Storage> Plan<S> {
         (0..classes).step_by(TILE).map(move |k| k..classes.min(k + TILE))
     }
 
-    /// The rows that come next: logits, and dense targets where there are.
-    fn ahead(&self, first: usize, end: usize) -> (Ahead, Option<Ahead>) {
+    /// The rows that go together from `first` on.
+    fn blocks(&self, first: usize, end: usize) -> Blocks<'_, S> {
         let count = self.rows.min(end - first);
-        if count == 0 || self.classes > TILE {
-            return (Ahead::NOTHING, None);
+        Blocks {
+            count,
+            logits: self.logits.block(first, count),
+            dense: self.dense.as_ref().map(|dense| dense.block(first, count)),
         }
-        let of = |tensor: &PerClass<S>| tensor.block(first, count).ahead();
-        (of(&self.logits), self.dense.as_ref().map(of))
     }
 
-    /// Up to `rows` rows from `first` on; gives their losses.
-    fn run(
-        &self,
-        first: usize,
-        count: usize,
-        ahead: &(Ahead, Option<Ahead>),
-        tiles: &mut Tiles<S::Real>,
-    ) -> Lanes<f64> {
-        let logits = self.logits.block(first, count);
+    /// Computes some rows, `first` being the first of them; gives their losses. `next` will be needed soon.
+    fn run(&self, first: usize, blocks: &Blocks<S>, next: &Blocks<S>, tiles: &mut Tiles<S::Real>) -> Lanes<f64> {
+        let Blocks { count, logits, dense } = blocks;
+        let (count, dense) = (*count, dense.as_ref());
+        let ahead = &match self.classes <= TILE {
+            true => (next.logits.ahead(), next.dense.as_ref().map(Block::ahead)),
+            false => (Ahead::NOTHING, None),
+        };
         let mut max = [-S::Real::INFINITY; LANES];
         let mut shifts = Shifts::new();
         let mut sums = Sums::new();
@@ -207,17 +208,16 @@ impl<S: Storage> Plan<S> {
         if let Some(tensor) = &self.grad_loss {
             batch.upstream = tensor.load(first, count);
         }
-        match (&self.indices, &self.dense) {
+        match (&self.indices, dense) {
             (Some((indices, walk)), _) => {
-                self.index_terms(&mut batch, &logits, indices, &row_offsets(walk, first, count)[..count])
+                self.index_terms(&mut batch, logits, indices, &row_offsets(walk, first, count)[..count])
             }
-            (None, Some(dense)) => self.dense_terms(&mut batch, &logits, &dense.block(first, count), count, tiles),
+            (None, Some(dense)) => self.dense_terms(&mut batch, logits, dense, count, tiles),
             (None, None) => {}
         }
         if let Some(grad) = &self.grad {
             let grad = grad.block(first, count);
-            let dense = self.dense.as_ref().map(|dense| dense.block(first, count));
-            self.write_gradient(&batch, &logits, dense.as_ref(), &grad, &shifts, count, tiles);
+            self.write_gradient(&batch, logits, dense, &grad, &shifts, count, tiles);
         }
         if let Some(tensor) = &self.loss {
             let rounded = batch.losses.map(|loss| S::Real::from_f64(loss).canonical());
@@ -361,7 +361,7 @@ impl<S: Storage> Plan<S> {
                     continue;
                 }
                 let factor = batch.rows.get::<Row>(lane).scale(batch.slopes[lane]);
-                self.isa.run(ScaleLoop { powers: &powers[lane * width..][..row], factor, out });
+                self.isa.run(ScaleLoop { powers: &powers[lane * width..][..width], factor, out });
                 if let Some(y) = batch.class[lane].filter(|y| stretch.contains(y)) {
                     out[y - stretch.start] = S::Real::from_f64(batch.own[lane]).canonical();
                 }
@@ -393,6 +393,13 @@ impl<S: Storage> Plan<S> {
             }
         }
     }
+}
+
+/// Rows that go together: up to sixteen, or none.
+struct Blocks<'a, S> {
+    count: usize,
+    logits: Block<'a, S>,
+    dense: Option<Block<'a, S>>,
 }
 
 /// A row's place in a tile, in whole vectors.

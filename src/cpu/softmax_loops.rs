@@ -15,19 +15,12 @@ use super::chunks::LANES;
 use super::isa::Kernel;
 use super::rows::{Ahead, Lanes};
 
-/// Sixteen classes from `start` on; -inf, which changes nothing, where there are fewer. A copy: the
-/// compiler does not have to ask whether it may change.
+/// The last classes of a row, made sixteen by -inf, which changes nothing.
 #[inline(always)]
-fn block<R: Real>(row: &[R], start: usize) -> Lanes<R> {
-    let left = &row[start..];
-    match left.first_chunk() {
-        Some(block) => *block,
-        None => {
-            let mut padded = [-R::INFINITY; LANES];
-            padded[..left.len()].copy_from_slice(left);
-            padded
-        }
-    }
+fn padded<R: Real>(rest: &[R]) -> Lanes<R> {
+    let mut padded = [-R::INFINITY; LANES];
+    padded[..rest.len()].copy_from_slice(rest);
+    padded
 }
 
 /// Folds sixteen parts into one, halving them. Black boxes make the compiler do this with a row's own vectors: left
@@ -61,7 +54,7 @@ impl<T: Copy + Default, const F: usize> Columns<T, F> {
     }
 }
 
-pub type Shifts<R> = Columns<R, 5>;
+pub type Shifts<R> = Columns<R, 4>;
 pub type Sums = Columns<f64, 3>;
 pub type Rows = Columns<f64, 7>;
 pub type ManyTerms = Columns<f64, 4>;
@@ -80,8 +73,12 @@ impl<R: Real> Kernel for MaxLoop<'_, R> {
         let larger = |a: R, b: R| R::select(b > a, b, a);
         for ((row, max), result) in self.rows.iter().zip(&*self.max).zip(&mut *self.parts) {
             let mut parts = [*max; LANES];
-            for start in (0..row.len()).step_by(LANES) {
-                let x = block(row, start);
+            let (blocks, rest) = row.as_chunks::<LANES>();
+            for x in blocks {
+                parts = from_fn(|lane| larger(parts[lane], x[lane]));
+            }
+            if !rest.is_empty() {
+                let x = padded(rest);
                 parts = from_fn(|lane| larger(parts[lane], x[lane]));
             }
             *result = parts;
@@ -101,22 +98,31 @@ impl<R: Real> Kernel for MaxLoop<'_, R> {
 pub struct Parts<R> {
     high: Lanes<f64>,
     low: Lanes<R>,
-    ties: Lanes<R>,
+    ties: Lanes<u32>,
 }
 
 impl<R: Real> Parts<R> {
-    /// Adds sixteen. The two widths of numbers go in loops of their own, which keeps vectors wide.
+    /// Computes the exponentials of sixteen logits and adds them.
     #[inline(always)]
-    fn add(&mut self, others: &Lanes<R>, ties: &Lanes<R>) {
-        for lane in 0..LANES {
-            self.ties[lane] = self.ties[lane] + ties[lane];
+    fn add_powers(&mut self, mut x: Lanes<R>, shift: &Shift<R>, powers: &mut Lanes<R>) {
+        if shift.is_far() {
+            x = x.map(|x| shift.moved(x));
         }
-        for lane in 0..LANES {
-            let value = others[lane].to_f64();
+        // Numbers of different width go in loops of their own, which keeps vectors wide.
+        let (mut values, mut others) = ([R::ZERO; LANES], [R::ZERO; LANES]);
+        for (i, x) in x.into_iter().enumerate() {
+            let power = shift.power(x);
+            values[i] = power.value;
+            others[i] = power.other;
+            self.ties[i] += u32::from(power.tie);
+        }
+        *powers = values;
+        for (i, other) in others.into_iter().enumerate() {
+            let value = other.to_f64();
             if is_f64::<R>() {
-                self.low[lane] = self.low[lane] + R::from_f64(two_sum(self.high[lane], value).1);
+                self.low[i] = self.low[i] + R::from_f64(two_sum(self.high[i], value).1);
             }
-            self.high[lane] += value;
+            self.high[i] += value;
         }
     }
 }
@@ -146,29 +152,29 @@ impl<R: Real> Kernel for PowerLoop<'_, R> {
         let rows = self.rows.iter().zip(self.powers.chunks_exact_mut(self.width));
         for (lane, ((row, row_powers), result)) in rows.zip(&mut *self.parts).enumerate() {
             let shift: Shift<R> = self.shifts.get(lane);
+            let (blocks, rest) = row.as_chunks::<LANES>();
+            let (powers, _) = row_powers.as_chunks_mut::<LANES>();
             let mut parts = Parts::default();
-            for (i, powers) in row_powers.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            for (i, (x, powers)) in blocks.iter().zip(&mut *powers).enumerate() {
                 self.ahead.fetch(lane, i);
                 if let Some(ahead) = self.targets_ahead {
                     ahead.fetch(lane, i);
                 }
-                let x = block(row, i * LANES);
-                let zero = [R::ZERO; LANES];
-                let (mut values, mut others, mut ties) = (zero, zero, zero);
-                for i in 0..LANES {
-                    let power = shift.power(x[i]);
-                    values[i] = power.value;
-                    others[i] = power.other;
-                    ties[i] = power.tie;
-                }
-                *powers = values;
-                parts.add(&others, &ties);
+                parts.add_powers(*x, &shift, powers);
             }
-            *result = parts;
+            // Apart from the others, whose loop would have to save vectors for the call that copying is.
+            if let Some(powers) = powers.get_mut(blocks.len()) {
+                parts.add_powers(padded(rest), &shift, powers);
+            }
+            result.high = parts.high;
+            result.ties = parts.ties;
+            if is_f64::<R>() {
+                result.low = parts.low;
+            }
         }
         for (lane, (row, parts)) in self.rows.iter().zip(&*self.parts).enumerate() {
             // Padding is the largest where every logit is -inf.
-            let ties = fold(&parts.ties, |a, b| a + b).to_f64().min(row.len() as f64);
+            let ties = f64::from(fold(&parts.ties, |a, b| a + b)).min(row.len() as f64);
             let sum = if is_f64::<R>() {
                 let low = fold(&parts.low, |a, b| a + b).to_f64();
                 let sum = fold(&parts.high.map(|high| Sum { high, low: 0.0, ties: 0.0 }), Sum::add);
@@ -217,6 +223,7 @@ impl Kernel for TermLoop<'_> {
 
 /// `powers * factor.0 * factor.1`.
 pub struct ScaleLoop<'a, R> {
+    /// At least as many as `out`, in whole vectors.
     pub powers: &'a [R],
     pub factor: (R, R),
     pub out: &'a mut [R],
@@ -228,16 +235,17 @@ impl<R: Real> Kernel for ScaleLoop<'_, R> {
         let (a, b) = self.factor;
         // Only an infinite factor makes NaN of exponentials that are not, and a row with one that is has NaN for a factor.
         let clean = a.abs() <= R::MAX;
-        let scaled = |power: R| (power * a) * b;
-        for (i, out) in self.out.chunks_mut(LANES).enumerate() {
-            let mut values = block(self.powers, i * LANES).map(scaled);
-            if !clean {
-                values = values.map(R::canonical);
-            }
-            match <&mut Lanes<R>>::try_from(&mut *out) {
-                Ok(out) => *out = values,
-                Err(_) => out.copy_from_slice(&values[..out.len()]),
-            }
+        let scale = |powers: &Lanes<R>| {
+            let values = powers.map(|power| (power * a) * b);
+            if clean { values } else { values.map(R::canonical) }
+        };
+        let (powers, _) = self.powers.as_chunks::<LANES>();
+        let (blocks, rest) = self.out.as_chunks_mut::<LANES>();
+        for (out, powers) in blocks.iter_mut().zip(powers) {
+            *out = scale(powers);
+        }
+        if let Some(powers) = powers.get(blocks.len()) {
+            rest.copy_from_slice(&scale(powers)[..rest.len()]);
         }
     }
 }

@@ -14,10 +14,6 @@ pub trait Arithmetic: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Outpu
     fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// `if self < bound { a } else { b }` on values already computed.
     fn select_below(self, bound: Self::Scalar, a: Self, b: Self) -> Self;
-    /// `if self == other { a } else { b }`, likewise.
-    fn select_equal(self, other: Self::Scalar, a: Self, b: Self) -> Self;
-    /// `2^k`, where `self` is `k` plus `ROUNDER` plus the bias of the type's exponent.
-    fn power_of_two(self) -> Self;
     /// The larger of two negative numbers; any positive number stays as it is.
     fn at_least_if_negative(self, lowest: Self::Scalar) -> Self;
     /// `self * 2^k` where `shifted` is `k + ROUNDER` and the result is a normal number.
@@ -78,14 +74,6 @@ impl<R: Real> Arithmetic for Four<R> {
     #[inline(always)]
     fn select_below(self, bound: R, a: Self, b: Self) -> Self {
         Self(from_fn(|i| self.0[i].select_below(bound, a.0[i], b.0[i])))
-    }
-    #[inline(always)]
-    fn select_equal(self, other: R, a: Self, b: Self) -> Self {
-        Self(from_fn(|i| self.0[i].select_equal(other, a.0[i], b.0[i])))
-    }
-    #[inline(always)]
-    fn power_of_two(self) -> Self {
-        Self(self.0.map(R::power_of_two))
     }
     #[inline(always)]
     fn at_least_if_negative(self, lowest: R) -> Self {
@@ -149,6 +137,8 @@ pub trait Real:
     fn log2_parts(self) -> (Self, Self);
     /// The bias of the exponent.
     const BIAS: i32;
+    /// `2^k`, where `self` is `ROUNDER + BIAS + k`.
+    fn power_of_two(self) -> Self;
     /// `2^-k` for an integral `k` within the exponent's range.
     fn exp2_negated(k: Self) -> Self;
 
@@ -190,14 +180,6 @@ macro_rules! real {
             #[inline(always)]
             fn select_below(self, bound: Self, a: Self, b: Self) -> Self {
                 Self::select(self < bound, a, b)
-            }
-            #[inline(always)]
-            fn power_of_two(self) -> Self {
-                $type::from_bits(self.to_bits() << $mantissa)
-            }
-            #[inline(always)]
-            fn select_equal(self, other: Self, a: Self, b: Self) -> Self {
-                Self::select(self == other, a, b)
             }
             #[inline(always)]
             fn mul_add(self, factor: Self, addend: Self) -> Self {
@@ -267,6 +249,10 @@ macro_rules! real {
                 let mantissa = bits.wrapping_sub((k as $bits) << $mantissa);
                 let k = (k as $bits).wrapping_add(Self::ROUNDER.to_bits());
                 ($type::from_bits(k) - Self::ROUNDER, $type::from_bits(mantissa))
+            }
+            #[inline(always)]
+            fn power_of_two(self) -> Self {
+                $type::from_bits(self.to_bits() << $mantissa)
             }
             #[inline(always)]
             fn exp2_negated(k: Self) -> Self {

@@ -17,7 +17,7 @@
 //! `q_j = t_j * alpha_j * (1-p_j)^gamma * (1 + gamma * p_j * h_j)`, `h_j = -log(p_j) / (1-p_j)`.
 
 use super::elementary::{exp, log, polynomial, scale_pair, two_sum};
-use super::real::{Arithmetic, Real};
+use super::real::Real;
 use super::sigmoid::Gamma;
 
 /// How a row's exponentials are computed, so that nothing is rounded on the way to them.
@@ -37,22 +37,22 @@ use super::sigmoid::Gamma;
 #[derive(Clone, Copy, Debug)]
 pub struct Shift<R> {
     max: R,
-    /// What is subtracted first, the largest logit or zero, and what is left of the largest.
-    origin: R,
+    /// The largest logit, or zero where logits are moved there first.
     peak: R,
     /// Adding it rounds to an integer and leaves that integer minus `top` in the low bits, biased as exponents are.
     anchor: R,
-    /// Below it (`origin` subtracted) is nothing.
+    /// Below it is nothing.
     lowest: R,
 }
 
 /// An exponential times `2^POWER_UNIT`, and what it adds to the row's [`Sum`].
 #[derive(Clone, Copy, Debug)]
-pub struct Power<A> {
-    pub value: A,
-    /// The same, or zero for the largest logit; and one for the largest.
-    pub other: A,
-    pub tie: A,
+pub struct Power<R> {
+    pub value: R,
+    /// The same, or zero for the largest logit.
+    pub other: R,
+    /// Whether it is the largest.
+    pub tie: bool,
 }
 
 impl<R: Real> Shift<R> {
@@ -62,28 +62,31 @@ impl<R: Real> Shift<R> {
         let near = max.abs() <= R::POWER_NEAR;
         let peak = R::select(near, max, R::ZERO);
         let unit = R::from_f64(f64::from(R::POWER_UNIT + R::BIAS));
-        Self {
-            max,
-            origin: R::select(near, R::ZERO, max),
-            peak,
-            anchor: R::ROUNDER + (unit - top(peak)),
-            lowest: peak + R::POWER_LOWEST,
-        }
+        Self { max, peak, anchor: R::ROUNDER + (unit - top(peak)), lowest: peak + R::POWER_LOWEST }
+    }
+
+    /// Whether the row's logits have to go through [`Shift::moved`] first.
+    #[inline(always)]
+    pub fn is_far(&self) -> bool {
+        self.peak != self.max
+    }
+
+    /// The distance to the largest logit. Infinity minus itself is nothing to go on with.
+    #[inline(always)]
+    pub fn moved(&self, x: R) -> R {
+        R::select(x == self.max, R::ZERO, x - self.max)
     }
 
     #[inline(always)]
-    pub fn power<A: Arithmetic<Scalar = R>>(&self, x: A) -> Power<A> {
-        let (zero, one, anchor) = (A::of(R::ZERO), A::of(R::ONE), A::of(self.anchor));
-        // Infinity minus itself is nothing to go on with.
-        let z = x.select_equal(self.max, A::of(self.peak), x - A::of(self.origin));
-        let shifted = (z - A::of(R::POWER_LEAN)).mul_add(A::of(R::LOG2_E), anchor);
-        let k = shifted - anchor;
-        let r = k.mul_add(A::of(-R::LN_2.1), k.mul_add(A::of(-R::LN_2.0), z));
+    pub fn power(&self, x: R) -> Power<R> {
+        let shifted = (x - R::POWER_LEAN).mul_add(R::LOG2_E, self.anchor);
+        let k = shifted - self.anchor;
+        let r = k.mul_add(-R::LN_2.1, k.mul_add(-R::LN_2.0, x));
         let tail = (r * r).mul_add(polynomial(R::POWER, r), r);
         let scale = shifted.power_of_two();
-        let value = tail.mul_add(scale, scale);
-        let value = z.select_below(self.lowest, zero, value);
-        Power { value, other: x.select_equal(self.max, zero, value), tie: x.select_equal(self.max, one, zero) }
+        let value = R::select(x < self.lowest, R::ZERO, tail.mul_add(scale, scale));
+        let tie = x == self.peak;
+        Power { value, other: R::select(tie, R::ZERO, value), tie }
     }
 
     /// `1 / 2^POWER_UNIT` over the largest logit's exponential, without the power of two: what makes
@@ -239,7 +242,7 @@ macro_rules! array {
     };
 }
 
-array!(Shift<R>, 5: max, origin, peak, anchor, lowest; R);
+array!(Shift<R>, 4: max, peak, anchor, lowest; R);
 array!(Sum<f64>, 3: high, low, ties;);
 array!(Row<f64>, 7: max, per_peak, rest, rest_low, sum, log_sum, log_sum_low;);
 array!(Term<f64>, 4: loss, slope, others, own;);
@@ -253,8 +256,8 @@ mod tests {
         let shift = Shift::new(row.iter().fold(f64::NEG_INFINITY, |a, &b| if b > a { b } else { a }));
         let mut sum = Sum::default();
         for &x in row {
-            let power = shift.power(x);
-            sum = sum.add(Sum { high: power.other, low: 0.0, ties: power.tie });
+            let power = shift.power(if shift.is_far() { shift.moved(x) } else { x });
+            sum = sum.add(Sum { high: power.other, low: 0.0, ties: f64::from(power.tie) });
         }
         Row::new(&shift, sum).term(row[y], 1.0, &Gamma::new(gamma))
     }
