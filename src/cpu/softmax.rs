@@ -38,7 +38,8 @@ pub fn run<S: Storage>(problem: &Problem, factors: Factors, executor: &dyn Execu
             let count = plan.rows.min(range.end - first);
             let blocks = next;
             next = plan.blocks(first + count, range.end);
-            sums.add(&plan.run(first, &blocks, &next, &mut scratch)[..count]);
+            plan.run(first, &blocks, &next, &mut scratch);
+            sums.add(&scratch.batch.losses[..count]);
         }
         if plan.sums { sums.total() } else { 0.0 }
     })
@@ -59,24 +60,26 @@ impl<S: Storage> PerRow<S> {
 }
 
 /// Scratch memory of a thread.
-struct Tiles<R> {
+struct Tiles<R: Real> {
     logits: Tile<R>,
     targets: Tile<R>,
     powers: Tile<R>,
     grad: Tile<R>,
-    max: Scratch<Lanes<R>, LANES>,
-    sums: Scratch<Parts<R>, LANES>,
+    max_parts: Scratch<Lanes<R>, LANES>,
+    sum_parts: Scratch<Parts<R>, LANES>,
+    batch: Batch<R>,
 }
 
 impl<R: Real> Tiles<R> {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
             logits: Tile::new(),
             targets: Tile::new(),
             powers: Tile::new(),
             grad: Tile::new(),
-            max: Scratch::new(),
-            sums: Scratch::new(),
+            max_parts: Scratch::new(),
+            sum_parts: Scratch::new(),
+            batch: Batch::default(),
         }
     }
 }
@@ -160,130 +163,112 @@ impl<S: Storage> Plan<S> {
         }
     }
 
-    /// Computes some rows, `first` being the first of them; gives their losses. `next` will be needed soon.
-    fn run(&self, first: usize, blocks: &Blocks<S>, next: &Blocks<S>, tiles: &mut Tiles<S::Real>) -> Lanes<f64> {
+    /// Computes some rows, `first` being the first of them. `next` will be needed soon.
+    fn run(&self, first: usize, blocks: &Blocks<S>, next: &Blocks<S>, tiles: &mut Tiles<S::Real>) {
         let Blocks { count, logits, dense } = blocks;
         let (count, dense) = (*count, dense.as_ref());
         let ahead = &match self.classes <= TILE {
             true => (next.logits.ahead(), next.dense.as_ref().map(Block::ahead)),
             false => (Ahead::NOTHING, None),
         };
-        let mut max = [-S::Real::INFINITY; LANES];
-        let mut shifts = Shifts::new();
-        let mut sums = Sums::new();
+        tiles.batch.max = [-S::Real::INFINITY; LANES];
+        tiles.batch.sums = Sums::default();
         for stretch in self.stretches() {
-            let rows = logits.load(&stretch, &mut tiles.logits);
-            self.isa.run(MaxLoop {
-                rows: &rows[..count],
-                parts: tiles.max.get(count),
-                max: &mut max,
-                shifts: &mut shifts,
-            });
+            let rows = &logits.load(&stretch, &mut tiles.logits)[..count];
+            let Batch { max, shifts, .. } = &mut tiles.batch;
+            self.isa.run(MaxLoop { rows, parts: tiles.max_parts.get(count), max, shifts });
             if self.classes <= TILE {
-                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.sums, &mut tiles.powers);
+                self.powers(rows, ahead, &mut tiles.sum_parts, &mut tiles.powers, &mut tiles.batch);
             }
         }
         if self.classes > TILE {
             for stretch in self.stretches() {
-                let rows = logits.load(&stretch, &mut tiles.logits);
-                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.sums, &mut tiles.powers);
+                let rows = &logits.load(&stretch, &mut tiles.logits)[..count];
+                self.powers(rows, ahead, &mut tiles.sum_parts, &mut tiles.powers, &mut tiles.batch);
             }
         }
-        let mut rows = Rows::new();
-        self.isa.run(RowLoop { shifts: &shifts, sums: &sums, rows: &mut rows });
-
-        let mut batch = Batch {
-            rows,
-            weight: [self.factors.loss; LANES],
-            upstream: [if self.each { 1.0 } else { self.factors.grad }; LANES],
-            losses: [0.0; LANES],
-            slopes: [0.0; LANES],
-            own: [0.0; LANES],
-            class: [None; LANES],
-        };
+        let batch = &mut tiles.batch;
+        self.isa.run(RowLoop { shifts: &batch.shifts, sums: &batch.sums, rows: &mut batch.rows });
+        batch.weight = [self.factors.loss; LANES];
         if let Some(tensor) = &self.weight {
             let values = tensor.load(first, count);
             batch.weight.iter_mut().zip(values).for_each(|(w, v)| *w *= v);
         }
-        if let Some(tensor) = &self.grad_loss {
-            batch.upstream = tensor.load(first, count);
-        }
+        batch.upstream = match &self.grad_loss {
+            Some(tensor) => tensor.load(first, count),
+            None => [if self.each { 1.0 } else { self.factors.grad }; LANES],
+        };
         match (&self.indices, dense) {
             (Some((indices, walk)), _) => {
-                self.index_terms(&mut batch, logits, indices, &row_offsets(walk, first, count)[..count])
+                self.index_terms(batch, logits, indices, &row_offsets(walk, first, count)[..count])
             }
-            (None, Some(dense)) => self.dense_terms(&mut batch, logits, dense, count, tiles),
+            (None, Some(dense)) => self.dense_terms(logits, dense, count, tiles),
             (None, None) => {}
         }
         if let Some(grad) = &self.grad {
-            let grad = grad.block(first, count);
-            self.write_gradient(&batch, logits, dense, &grad, &shifts, count, tiles);
+            self.write_gradient(logits, dense, &grad.block(first, count), count, tiles);
         }
         if let Some(tensor) = &self.loss {
-            let rounded = batch.losses.map(|loss| S::Real::from_f64(loss).canonical());
+            let rounded = tiles.batch.losses.map(|loss| S::Real::from_f64(loss).canonical());
             tensor.memory.copy_from(&mut tensor.walk.at(first), &rounded[..count]);
         }
-        batch.losses
     }
 
     fn powers(
         &self,
         rows: &[&[S::Real]],
-        shifts: &Shifts<S::Real>,
-        sums: &mut Sums,
         ahead: &(Ahead, Option<Ahead>),
         parts: &mut Scratch<Parts<S::Real>, LANES>,
         powers: &mut Tile<S::Real>,
+        batch: &mut Batch<S::Real>,
     ) {
         let width = width(rows[0].len());
         let (parts, powers) = (parts.get(rows.len()), powers.get(rows.len() * width));
-        self.isa.run(PowerLoop {
-            rows,
-            shifts,
-            powers,
-            width,
-            parts,
-            sums,
-            ahead: &ahead.0,
-            targets_ahead: ahead.1.as_ref(),
-        });
+        let Batch { shifts, sums, .. } = batch;
+        let (ahead, targets_ahead) = (&ahead.0, ahead.1.as_ref());
+        self.isa.run(PowerLoop { rows, shifts, powers, width, parts, sums, ahead, targets_ahead });
+    }
+
+    fn terms(&self, rows: &Rows, x: &Lanes<f64>, c: &Lanes<f64>, terms: &mut ManyTerms) {
+        let gamma = &self.gamma;
+        if gamma.is_square() {
+            self.isa.run(TermLoop::<true> { rows, x, c, gamma, terms });
+        } else {
+            self.isa.run(TermLoop::<false> { rows, x, c, gamma, terms });
+        }
     }
 
     /// One class for each row.
-    fn index_terms(&self, batch: &mut Batch, logits: &Block<S>, indices: &Indices, offsets: &[isize]) {
-        let (mut x, mut c) = ([0.0; LANES], [0.0; LANES]);
+    fn index_terms(&self, batch: &mut Batch<S::Real>, logits: &Block<S>, indices: &Indices, offsets: &[isize]) {
+        let Batch { rows, weight, upstream, losses, slopes, own, class, x, c, terms, .. } = batch;
         for (lane, &offset) in offsets.iter().enumerate() {
-            if let Label::Class(y) = indices.label(offset) {
-                batch.class[lane] = Some(y);
-                x[lane] = logits.at(lane, y).to_f64();
-                c[lane] = self.alpha_of(y) * batch.weight[lane];
-            }
+            class[lane] = match indices.label(offset) {
+                Label::Class(y) => {
+                    x[lane] = logits.at(lane, y).to_f64();
+                    c[lane] = self.alpha_of(y) * weight[lane];
+                    Some(y)
+                }
+                _ => None,
+            };
         }
-        let mut terms = ManyTerms::new();
-        self.isa.run(TermLoop { rows: &batch.rows, x: &x, c: &c, gamma: &self.gamma, terms: &mut terms });
-        for lane in (0..offsets.len()).filter(|&lane| batch.class[lane].is_some()) {
+        self.terms(rows, x, c, terms);
+        for lane in 0..offsets.len() {
             let term: Term = terms.get(lane);
-            // NaN where the row's sum is.
-            batch.losses[lane] = batch.rows.get::<Row>(lane).zero() + term.loss;
-            batch.slopes[lane] = term.slope * batch.upstream[lane];
-            batch.own[lane] = -batch.slopes[lane] * term.others;
+            let counted = class[lane].is_some();
+            losses[lane] = if counted { term.loss } else { 0.0 };
+            slopes[lane] = term.slope * upstream[lane];
+            own[lane] = -slopes[lane] * term.others;
         }
     }
 
     /// Every class with a target that is not zero.
-    fn dense_terms(
-        &self,
-        batch: &mut Batch,
-        logits: &Block<S>,
-        dense: &Block<S>,
-        count: usize,
-        tiles: &mut Tiles<S::Real>,
-    ) {
-        batch.losses = std::array::from_fn(|lane| batch.rows.get::<Row>(lane).zero());
+    fn dense_terms(&self, logits: &Block<S>, dense: &Block<S>, count: usize, tiles: &mut Tiles<S::Real>) {
+        let Batch { rows, weight, upstream, losses, slopes, .. } = &mut tiles.batch;
+        *losses = std::array::from_fn(|lane| rows.get::<Row>(lane).zero());
+        *slopes = [0.0; LANES];
         for stretch in self.stretches() {
             let x = logits.load(&stretch, &mut tiles.logits);
             let t = dense.load(&stretch, &mut tiles.targets);
-            let Batch { rows, weight, upstream, losses, slopes, .. } = batch;
             self.each_target(&x[..count], &t[..count], stretch.start, rows, weight, |lane, _, term| {
                 losses[lane] += term.loss;
                 slopes[lane] += term.slope * upstream[lane];
@@ -320,29 +305,21 @@ impl<S: Storage> Plan<S> {
         terms.run(self, done);
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn write_gradient(
         &self,
-        batch: &Batch,
         logits: &Block<S>,
         dense: Option<&Block<S>>,
         grad: &Block<S>,
-        shifts: &Shifts<S::Real>,
         count: usize,
         tiles: &mut Tiles<S::Real>,
     ) {
         for stretch in self.stretches() {
             if self.classes > TILE {
                 let rows = logits.load(&stretch, &mut tiles.logits);
-                self.powers(
-                    &rows[..count],
-                    shifts,
-                    &mut Sums::new(),
-                    &(Ahead::NOTHING, None),
-                    &mut tiles.sums,
-                    &mut tiles.powers,
-                );
+                let nothing = (Ahead::NOTHING, None);
+                self.powers(&rows[..count], &nothing, &mut tiles.sum_parts, &mut tiles.powers, &mut tiles.batch);
             }
+            let batch = &tiles.batch;
             let (row, width) = (stretch.len(), width(stretch.len()));
             let powers = tiles.powers.get(count * width);
             // Targets are still to be compared with logits where the gradient will be.
@@ -407,16 +384,24 @@ fn width(classes: usize) -> usize {
     classes.clamp(1, TILE).next_multiple_of(LANES)
 }
 
-/// What is known about rows that go together.
-struct Batch {
+/// What is known about rows that go together. It stays from one batch to the next, since clearing it costs.
+#[derive(Default)]
+struct Batch<R: Real> {
+    max: Lanes<R>,
+    shifts: Shifts<R>,
+    sums: Sums,
     rows: Rows,
     weight: Lanes<f64>,
     upstream: Lanes<f64>,
     losses: Lanes<f64>,
     slopes: Lanes<f64>,
-    /// For class indices, a row's own class, none where the row is ignored, and the gradient there.
-    own: Lanes<f64>,
+    /// For class indices, a row's own class, none where the row is ignored, its logit, coefficient and term, and the
+    /// gradient there.
     class: Lanes<Option<usize>>,
+    x: Lanes<f64>,
+    c: Lanes<f64>,
+    terms: ManyTerms,
+    own: Lanes<f64>,
 }
 
 /// Up to sixteen classes of any rows whose terms are computed together.
@@ -430,7 +415,7 @@ struct Terms {
 
 impl Terms {
     fn new() -> Self {
-        Self { count: 0, places: [(0, 0); LANES], rows: Rows::new(), x: [0.0; LANES], c: [0.0; LANES] }
+        Self { count: 0, places: [(0, 0); LANES], rows: Rows::default(), x: [0.0; LANES], c: [0.0; LANES] }
     }
 
     #[inline]
@@ -448,8 +433,8 @@ impl Terms {
         if self.count == 0 {
             return;
         }
-        let mut terms = ManyTerms::new();
-        plan.isa.run(TermLoop { rows: &self.rows, x: &self.x, c: &self.c, gamma: &plan.gamma, terms: &mut terms });
+        let mut terms = ManyTerms::default();
+        plan.terms(&self.rows, &self.x, &self.c, &mut terms);
         for (i, &(lane, class)) in self.places[..self.count].iter().enumerate() {
             done(lane, class, &terms.get(i));
         }

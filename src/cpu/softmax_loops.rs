@@ -36,11 +36,13 @@ fn fold<T: Copy>(parts: &Lanes<T>, join: impl Fn(T, T) -> T) -> T {
 #[derive(Clone, Copy)]
 pub struct Columns<T, const F: usize>([Lanes<T>; F]);
 
-impl<T: Copy + Default, const F: usize> Columns<T, F> {
-    pub fn new() -> Self {
+impl<T: Copy + Default, const F: usize> Default for Columns<T, F> {
+    fn default() -> Self {
         Self([[T::default(); LANES]; F])
     }
+}
 
+impl<T: Copy, const F: usize> Columns<T, F> {
     #[inline(always)]
     pub fn get<U: From<[T; F]>>(&self, lane: usize) -> U {
         from_fn(|field| self.0[field][lane]).into()
@@ -203,8 +205,8 @@ impl<R: Real> Kernel for RowLoop<'_, R> {
     }
 }
 
-/// The terms of sixteen classes, of whichever rows.
-pub struct TermLoop<'a> {
+/// The terms of sixteen classes, of whichever rows. `SQUARE` says that gamma is 2.
+pub struct TermLoop<'a, const SQUARE: bool> {
     pub rows: &'a Rows,
     pub x: &'a Lanes<f64>,
     pub c: &'a Lanes<f64>,
@@ -212,11 +214,11 @@ pub struct TermLoop<'a> {
     pub terms: &'a mut ManyTerms,
 }
 
-impl Kernel for TermLoop<'_> {
+impl<const SQUARE: bool> Kernel for TermLoop<'_, SQUARE> {
     #[inline(always)]
     fn run(self) {
         for lane in 0..LANES {
-            self.terms.set(lane, self.rows.get::<Row>(lane).term(self.x[lane], self.c[lane], self.gamma));
+            self.terms.set(lane, self.rows.get::<Row>(lane).term::<SQUARE>(self.x[lane], self.c[lane], self.gamma));
         }
     }
 }

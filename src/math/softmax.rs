@@ -187,9 +187,9 @@ impl Row {
         0.0 / self.sum
     }
 
-    /// The term of the class with logit `x`.
+    /// The term of the class with logit `x`. `SQUARE` says that gamma is 2.
     #[inline(always)]
-    pub fn term(&self, x: f64, c: f64, gamma: &Gamma<f64>) -> Term {
+    pub fn term<const SQUARE: bool>(&self, x: f64, c: f64, gamma: &Gamma<f64>) -> Term {
         let largest = x == self.max;
         let d = two_sum(x, -self.max);
         let d = (f64::select(largest, 0.0, d.0), f64::select(largest, 0.0, d.1));
@@ -204,22 +204,24 @@ impl Row {
         let others =
             (f64::select(largest, self.rest, left), f64::select(largest, self.rest_low, left_low + self.rest_low));
         let none = others.0 == 0.0;
-        let log_others = log((f64::select(none, 1.0, others.0), others.1));
-        let (log_o, error) = two_sum(log_others.0, -log_sum);
-        let focus = gamma.power_of((log_o, error + (log_others.1 - log_sum_low)));
-        let c = f64::select(none & (gamma.value() > 0.0), 0.0 * c, c);
-
         let o = (others.0 + others.1) / self.sum;
         let finite_ce = f64::select(ce > f64::MAX, f64::MAX, ce);
         let h = f64::select(none, 1.0, finite_ce / o);
         let p = e / self.sum;
         let bend = (gamma.value() * p).mul_add(h, 1.0);
-        Term {
-            loss: focus.times(c, f64::select(c == 0.0, finite_ce, ce)),
-            slope: focus.times(c, bend),
-            others: o,
-            own: p,
-        }
+        let ce = f64::select(c == 0.0, finite_ce, ce);
+        let (loss, slope) = if SQUARE {
+            // In this order, nothing underflows that comes back in the result.
+            let focus = (c * o) * o;
+            (focus * f64::select(focus == 0.0, finite_ce, ce), focus * bend)
+        } else {
+            let log_others = log((f64::select(none, 1.0, others.0), others.1));
+            let (log_o, error) = two_sum(log_others.0, -log_sum);
+            let focus = gamma.power_of((log_o, error + (log_others.1 - log_sum_low)));
+            let c = f64::select(none & (gamma.value() > 0.0), 0.0 * c, c);
+            (focus.times(c, ce), focus.times(c, bend))
+        };
+        Term { loss, slope, others: o, own: p }
     }
 }
 
@@ -259,7 +261,7 @@ mod tests {
             let power = shift.power(if shift.is_far() { shift.moved(x) } else { x });
             sum = sum.add(Sum { high: power.other, low: 0.0, ties: f64::from(power.tie) });
         }
-        Row::new(&shift, sum).term(row[y], 1.0, &Gamma::new(gamma))
+        Row::new(&shift, sum).term::<false>(row[y], 1.0, &Gamma::new(gamma))
     }
 
     #[test]
