@@ -69,7 +69,8 @@ impl Problem {
     /// former or touch the latter meanwhile. That is the one thing that cannot be checked.
     pub unsafe fn new(options: Options, inputs: Inputs, outputs: Outputs) -> Result<Self> {
         options.validate()?;
-        let Inputs { logits, targets, class_alpha, weight, normalizer, grad_loss } = inputs;
+        // By reference: a tensor is large, and a small problem must not spend its time on copies.
+        let Inputs { logits, targets, class_alpha, weight, normalizer, grad_loss } = &inputs;
         logits.check("logits")?;
         if logits.dtype.is_index() {
             fail!(InvalidArgument, "logits: dtype {} is not a floating-point type", logits.dtype.name());
@@ -91,7 +92,7 @@ impl Problem {
                 );
             }
         } else {
-            same_dtype("targets", &targets, &logits)?;
+            same_dtype("targets", targets, logits)?;
             if *targets.shape != *logits.shape {
                 fail!(
                     InvalidArgument,
@@ -104,7 +105,7 @@ impl Problem {
         }
 
         if let Some(alpha) = class_alpha {
-            conforms("class_alpha", &alpha, &logits)?;
+            conforms("class_alpha", alpha, logits)?;
             if *alpha.shape != [classes] {
                 fail!(
                     InvalidArgument,
@@ -116,7 +117,7 @@ impl Problem {
         let weight_strides = match weight {
             None => None,
             Some(weight) => {
-                conforms("weight", &weight, &logits)?;
+                conforms("weight", weight, logits)?;
                 let (target, meaning) = match options.activation {
                     Activation::Sigmoid => (&logits.shape, "logits"),
                     Activation::Softmax => (&row_shape, "rows"),
@@ -133,8 +134,8 @@ impl Problem {
             }
         };
         if let Some(normalizer) = normalizer {
-            conforms("normalizer", &normalizer, &logits)?;
-            one_element("normalizer", &normalizer)?;
+            conforms("normalizer", normalizer, logits)?;
+            one_element("normalizer", normalizer)?;
         }
 
         let shape = loss_shape(&options, &logits.shape, axis);
@@ -148,15 +149,15 @@ impl Problem {
             }
         };
         if let Some(grad_loss) = grad_loss {
-            conforms("grad_loss", &grad_loss, &logits)?;
-            like_loss("grad_loss", &grad_loss)?;
+            conforms("grad_loss", grad_loss, logits)?;
+            like_loss("grad_loss", grad_loss)?;
         }
-        if let Some(loss) = outputs.loss {
-            conforms("loss", &loss, &logits)?;
-            like_loss("loss", &loss)?;
+        if let Some(loss) = &outputs.loss {
+            conforms("loss", loss, logits)?;
+            like_loss("loss", loss)?;
         }
-        if let Some(grad) = outputs.grad_logits {
-            conforms("grad_logits", &grad, &logits)?;
+        if let Some(grad) = &outputs.grad_logits {
+            conforms("grad_logits", grad, logits)?;
             if *grad.shape != *logits.shape {
                 fail!(InvalidArgument, "grad_logits: shape {:?}, but logits have {:?}", grad.shape, logits.shape);
             }
@@ -168,16 +169,16 @@ impl Problem {
     }
 
     fn check_overlaps(&self) -> Result<()> {
-        let Inputs { logits, targets, class_alpha, weight, normalizer, grad_loss } = self.inputs;
+        let Inputs { logits, targets, class_alpha, weight, normalizer, grad_loss } = &self.inputs;
         let read = [
             ("logits", Some(logits)),
             ("targets", Some(targets)),
-            ("class_alpha", class_alpha),
-            ("weight", weight),
-            ("normalizer", normalizer),
-            ("grad_loss", grad_loss),
+            ("class_alpha", class_alpha.as_ref()),
+            ("weight", weight.as_ref()),
+            ("normalizer", normalizer.as_ref()),
+            ("grad_loss", grad_loss.as_ref()),
         ];
-        let written = [("loss", self.outputs.loss), ("grad_logits", self.outputs.grad_logits)];
+        let written = [("loss", &self.outputs.loss), ("grad_logits", &self.outputs.grad_logits)];
         for (name, tensor) in written {
             let Some(tensor) = tensor else { continue };
             if tensor.len() > 0 && tensor.overlaps_itself() {
@@ -190,14 +191,14 @@ impl Problem {
             }
             for (other_name, other) in read {
                 let Some(other) = other else { continue };
-                let in_place = name == "grad_logits" && other_name == "logits" && tensor.is_same_memory(&other);
-                if tensor.overlaps(&other) && !in_place {
+                let in_place = name == "grad_logits" && other_name == "logits" && tensor.is_same_memory(other);
+                if tensor.overlaps(other) && !in_place {
                     fail!(InvalidArgument, "{name}: overlaps {other_name} in memory");
                 }
             }
         }
-        if let (Some(loss), Some(grad)) = (self.outputs.loss, self.outputs.grad_logits)
-            && loss.overlaps(&grad)
+        if let (Some(loss), Some(grad)) = (&self.outputs.loss, &self.outputs.grad_logits)
+            && loss.overlaps(grad)
         {
             fail!(InvalidArgument, "grad_logits: overlaps loss in memory");
         }
@@ -222,7 +223,7 @@ impl Problem {
 
     /// The gradient overwrites the logits as it goes.
     pub fn in_place(&self) -> bool {
-        self.outputs.grad_logits.is_some_and(|grad| grad.overlaps(&self.inputs.logits))
+        self.outputs.grad_logits.as_ref().is_some_and(|grad| grad.overlaps(&self.inputs.logits))
     }
 
     /// `tensor` has the rows' shape: its strides over the logits' shape, the class axis repeated.

@@ -71,6 +71,8 @@ struct Tiles<R: Real> {
 }
 
 impl<R: Real> Tiles<R> {
+    // Inlined, or it would be copied.
+    #[inline(always)]
     fn new() -> Self {
         Self {
             logits: Tile::new(),
