@@ -22,6 +22,8 @@ pub mod targets;
 pub mod walk;
 
 #[cfg(test)]
+mod softmax_tests;
+#[cfg(test)]
 mod tests;
 
 use half::{bf16, f16};

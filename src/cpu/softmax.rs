@@ -259,7 +259,8 @@ impl<S: Storage> Plan<S> {
             let counted = class[lane].is_some();
             losses[lane] = if counted { term.loss } else { 0.0 };
             slopes[lane] = term.slope * upstream[lane];
-            own[lane] = -slopes[lane] * term.others;
+            // As a dense target has it, the sign of a zero included.
+            own[lane] = 0.0 - slopes[lane] * term.others;
         }
     }
 
