@@ -2,6 +2,13 @@
 //!
 //! Sixteen classes go side by side. A row's maximum and sums are kept in sixteen parts, class `k` in
 //! part `k mod 16`, and added up in one order, whatever the layout or the width of a vector.
+//!
+//! What bounds them, measured on a Zen 4 with AVX-512: issue ports. Sixteen exponentials, kept and added up in
+//! f64, are 27 vector operations, 11 of them multiplications, and take 20 cycles (30 with AVX2); at 80 classes
+//! that is half the time of a forward pass. The rest goes, in about equal parts, to the maximum, to folding
+//! sixteen parts into one, to the sixteen rows' logarithms and divisions, and to finding the rows. Adding up in
+//! f32 would save 2 of the 20 cycles, an exponential of one degree less 1. Memory is busy for a quarter of the
+//! time on two cores; without sending for the next rows it would be waited for.
 
 use std::array::from_fn;
 use std::hint::black_box;
