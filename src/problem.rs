@@ -71,7 +71,8 @@ impl Problem {
     /// former or touch the latter meanwhile. That is the one thing that cannot be checked.
     pub unsafe fn new(options: Options, inputs: Inputs, outputs: Outputs) -> Result<Self> {
         options.validate()?;
-        let Inputs { logits, targets, class_alpha, weight, normalizer, grad_loss } = inputs;
+        // By reference: a tensor is large, and a small problem must not spend its time on copies.
+        let Inputs { logits, targets, class_alpha, weight, normalizer, grad_loss } = &inputs;
         logits.check("logits")?;
         if logits.dtype.is_index() {
             fail!(InvalidArgument, "logits: dtype {} is not a floating-point type", logits.dtype.name());
@@ -93,7 +94,7 @@ impl Problem {
                 );
             }
         } else {
-            same_dtype("targets", &targets, &logits)?;
+            same_dtype("targets", targets, logits)?;
             if *targets.shape != *logits.shape {
                 fail!(
                     InvalidArgument,
@@ -106,7 +107,7 @@ impl Problem {
         }
 
         if let Some(alpha) = class_alpha {
-            conforms("class_alpha", &alpha, &logits)?;
+            conforms("class_alpha", alpha, logits)?;
             if *alpha.shape != [classes] {
                 fail!(
                     InvalidArgument,
@@ -118,7 +119,7 @@ impl Problem {
         let weight_strides = match weight {
             None => None,
             Some(weight) => {
-                conforms("weight", &weight, &logits)?;
+                conforms("weight", weight, logits)?;
                 let (target, meaning) = match options.activation {
                     Activation::Sigmoid => (&logits.shape, "logits"),
                     Activation::Softmax => (&row_shape, "rows"),
@@ -135,8 +136,8 @@ impl Problem {
             }
         };
         if let Some(normalizer) = normalizer {
-            conforms("normalizer", &normalizer, &logits)?;
-            one_element("normalizer", &normalizer)?;
+            conforms("normalizer", normalizer, logits)?;
+            one_element("normalizer", normalizer)?;
         }
 
         let shape = loss_shape(&options, &logits.shape, axis);
@@ -150,15 +151,15 @@ impl Problem {
             }
         };
         if let Some(grad_loss) = grad_loss {
-            conforms("grad_loss", &grad_loss, &logits)?;
-            like_loss("grad_loss", &grad_loss)?;
+            conforms("grad_loss", grad_loss, logits)?;
+            like_loss("grad_loss", grad_loss)?;
         }
-        if let Some(loss) = outputs.loss {
-            conforms("loss", &loss, &logits)?;
-            like_loss("loss", &loss)?;
+        if let Some(loss) = &outputs.loss {
+            conforms("loss", loss, logits)?;
+            like_loss("loss", loss)?;
         }
-        if let Some(grad) = outputs.grad_logits {
-            conforms("grad_logits", &grad, &logits)?;
+        if let Some(grad) = &outputs.grad_logits {
+            conforms("grad_logits", grad, logits)?;
             if *grad.shape != *logits.shape {
                 fail!(InvalidArgument, "grad_logits: shape {:?}, but logits have {:?}", grad.shape, logits.shape);
             }
@@ -180,23 +181,23 @@ impl Problem {
     }
 
     /// The tensors that are read, by name.
-    pub fn read(&self) -> impl Iterator<Item = (&'static str, Tensor)> + use<> {
-        let Inputs { logits, targets, class_alpha, weight, normalizer, grad_loss } = self.inputs;
+    pub fn read(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        let Inputs { logits, targets, class_alpha, weight, normalizer, grad_loss } = &self.inputs;
         let read = [
             ("logits", Some(logits)),
             ("targets", Some(targets)),
-            ("class_alpha", class_alpha),
-            ("weight", weight),
-            ("normalizer", normalizer),
-            ("grad_loss", grad_loss),
+            ("class_alpha", class_alpha.as_ref()),
+            ("weight", weight.as_ref()),
+            ("normalizer", normalizer.as_ref()),
+            ("grad_loss", grad_loss.as_ref()),
         ];
         read.into_iter().filter_map(|(name, tensor)| Some((name, tensor?)))
     }
 
     /// The tensors that are written, by name.
-    pub fn written(&self) -> impl Iterator<Item = (&'static str, Tensor)> + use<> {
-        let written = [("loss", self.outputs.loss), ("grad_logits", self.outputs.grad_logits)];
-        written.into_iter().filter_map(|(name, tensor)| Some((name, tensor?)))
+    pub fn written(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        let written = [("loss", &self.outputs.loss), ("grad_logits", &self.outputs.grad_logits)];
+        written.into_iter().filter_map(|(name, tensor)| Some((name, tensor.as_ref()?)))
     }
 
     fn check_devices(&self) -> Result<()> {
@@ -220,14 +221,14 @@ impl Problem {
                 );
             }
             for (other_name, other) in self.read() {
-                let in_place = name == "grad_logits" && other_name == "logits" && tensor.is_same_memory(&other);
-                if tensor.overlaps(&other) && !in_place {
+                let in_place = name == "grad_logits" && other_name == "logits" && tensor.is_same_memory(other);
+                if tensor.overlaps(other) && !in_place {
                     fail!(InvalidArgument, "{name}: overlaps {other_name} in memory");
                 }
             }
         }
-        if let (Some(loss), Some(grad)) = (self.outputs.loss, self.outputs.grad_logits)
-            && loss.overlaps(&grad)
+        if let (Some(loss), Some(grad)) = (&self.outputs.loss, &self.outputs.grad_logits)
+            && loss.overlaps(grad)
         {
             fail!(InvalidArgument, "grad_logits: overlaps loss in memory");
         }
@@ -252,7 +253,7 @@ impl Problem {
 
     /// The gradient overwrites the logits as it goes.
     pub fn in_place(&self) -> bool {
-        self.outputs.grad_logits.is_some_and(|grad| grad.overlaps(&self.inputs.logits))
+        self.outputs.grad_logits.as_ref().is_some_and(|grad| grad.overlaps(&self.inputs.logits))
     }
 
     /// `tensor` has the rows' shape: its strides over the logits' shape, the class axis repeated.

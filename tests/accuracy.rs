@@ -128,6 +128,48 @@ fn f32_softmax() {
     }
 }
 
+/// Two classes: the loss is a power of a single exponential, so its error comes back `gamma + 1` times. Rows around
+/// zero, and rows so far from it that they are moved there first.
+#[test]
+fn f32_softmax_of_two() {
+    let rows = 400_000;
+    for gamma in GAMMAS {
+        for base in [0.0f32, 300.0, -511.9, 1000.0, -1e5] {
+            let logits = Array2::from_shape_fn((rows, 2), |(n, k)| {
+                let distance = n as f32 / rows as f32 * 88.0;
+                if n % 2 == k { base } else { base - distance }
+            });
+            let y = Array1::from_shape_fn(rows, |n| (n / 2 % 2) as i64);
+            let options = Options {
+                activation: Activation::Softmax,
+                alpha: -1.0,
+                gamma,
+                reduction: Reduction::None,
+                ..Options::default()
+            };
+            let (logits_d, y_d) = (logits.clone().into_dyn(), y.clone().into_dyn());
+            let (loss, grad) =
+                forward_backward(&options, &Inputs::new(logits_d.view(), Targets::I64(y_d.view())), None).unwrap();
+            let (mut worst_loss, mut worst_grad) = (0.0f64, 0.0f64);
+            for n in 0..rows {
+                let own = y[n] as usize;
+                let z = f64::from(logits[[n, 1 - own]]) - f64::from(logits[[n, own]]);
+                let (exact, exact_grad) = sigmoid_focal(z, 0.0, -1.0, gamma);
+                if exact >= f64::from(f32::MIN_POSITIVE) {
+                    worst_loss = worst_loss.max((f64::from(loss[n]) - exact).abs() / ulp_f32(exact));
+                }
+                if exact_grad >= f64::from(f32::MIN_POSITIVE) {
+                    for (k, exact) in [(own, -exact_grad), (1 - own, exact_grad)] {
+                        worst_grad = worst_grad.max((f64::from(grad[[n, k]]) - exact).abs() / ulp_f32(exact));
+                    }
+                }
+            }
+            println!("softmax of 2 around {base}, gamma {gamma}: loss {worst_loss:.2}, gradient {worst_grad:.2} ULP");
+            assert!(worst_loss <= LOSS_ULP && worst_grad <= GRAD_ULP);
+        }
+    }
+}
+
 fn vectors(text: &str) -> Vec<Vec<f64>> {
     text.lines().map(|line| line.split(',').map(|field| field.parse().unwrap()).collect()).collect()
 }
@@ -235,6 +277,39 @@ fn weights_reach_below_the_smallest_number() {
             for (got, exact) in [(loss.sum(), exact), (grad.sum(), exact_grad)] {
                 let exact = exact * f64::from(weight);
                 if exact >= f64::from(f32::MIN_POSITIVE) {
+                    assert!((f64::from(got) - exact).abs() <= 8.0 * ulp_f32(exact), "x = {x}: {got} {exact}");
+                }
+            }
+        }
+    }
+}
+
+/// The same for softmax: an exponential far below the smallest number is still there when the weight comes.
+#[test]
+fn weights_reach_below_the_smallest_exponential() {
+    for gamma in [0.0, 0.5, 2.0] {
+        for x in [-40.0f32, -60.0, -88.0, -95.0, -110.0, -120.5] {
+            let weight = 1e36f32;
+            let logits = ndarray::arr2(&[[0.0, x]]).into_dyn();
+            let targets = ndarray::arr1(&[0i64]).into_dyn();
+            let weights = ndarray::arr1(&[weight]).into_dyn();
+            let mut inputs = Inputs::new(logits.view(), Targets::I64(targets.view()));
+            inputs.weight = Some(weights.view());
+            let options = Options {
+                activation: Activation::Softmax,
+                alpha: -1.0,
+                gamma,
+                reduction: Reduction::Sum,
+                ..Options::default()
+            };
+            let loss = focal_loss::forward(&options, &inputs).unwrap().sum();
+            let inputs = Inputs::new(logits.view(), Targets::I64(targets.view()));
+            let upstream = ndarray::arr0(weight).into_dyn();
+            let grad = focal_loss::backward(&options, &inputs, Some(upstream.view())).unwrap();
+            let (exact, exact_grad) = sigmoid_focal(x.into(), 0.0, -1.0, gamma);
+            for (got, exact) in [(loss, exact), (grad[[0, 1]], exact_grad), (grad[[0, 0]], -exact_grad)] {
+                let exact = exact * f64::from(weight);
+                if exact.abs() >= f64::from(f32::MIN_POSITIVE) {
                     assert!((f64::from(got) - exact).abs() <= 8.0 * ulp_f32(exact), "x = {x}: {got} {exact}");
                 }
             }

@@ -27,6 +27,7 @@ pub struct focal_loss_inputs {
 impl focal_loss_inputs {
     /// # Safety
     /// `inputs` and `grad_loss` are NULL or what the header says.
+    #[inline(always)]
     pub unsafe fn parse(inputs: *const Self, grad_loss: *const focal_loss_tensor) -> Result<Inputs> {
         let none = std::ptr::null();
         let absent =

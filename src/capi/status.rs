@@ -41,7 +41,12 @@ pub fn guard(body: impl FnOnce() -> Result<()>) -> i32 {
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(panicked(&*payload)));
     match result {
         Ok(()) => {
-            let _ = LAST_MESSAGE.try_with(|last| std::mem::take(&mut *last.borrow_mut()));
+            // An empty message would be allocated too.
+            let _ = LAST_MESSAGE.try_with(|last| {
+                if !last.borrow().is_empty() {
+                    last.take();
+                }
+            });
             focal_loss_status::Ok as i32
         }
         Err(error) => {

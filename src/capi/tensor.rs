@@ -141,6 +141,7 @@ impl focal_loss_tensor {
     ///
     /// # Safety
     /// As for [`Self::borrow`].
+    #[inline(always)]
     pub unsafe fn borrow_optional(tensor: *const Self, name: &str) -> Result<Option<Tensor>> {
         if tensor.is_null() {
             return Ok(None);

@@ -3,8 +3,8 @@
 //! A problem becomes fixed [`chunks`] of its logical row-major index space, an [`executor`] runs them,
 //! and each chunk moves its operands through small batches: [`walk`] finds the runs, [`storage`]
 //! loads them (in place where memory already is what the kernel wants), [`targets`] spells class
-//! indices out as labels, and a kernel in [`sigmoid`] or [`softmax`] does the arithmetic of
-//! [`crate::math`] for the [`isa`] chosen. [`census`] goes before all that: it checks class indices
+//! indices out as labels, and a kernel in [`sigmoid`] or [`softmax`] (whose operands are [`rows`]) does the
+//! arithmetic of [`crate::math`] for the [`isa`] chosen. [`census`] goes before all that: it checks class indices
 //! and counts what the mean divides by, so that a failing call has written nothing.
 
 pub mod census;
@@ -17,11 +17,14 @@ pub mod scratch;
 pub mod sigmoid;
 pub mod sigmoid_loops;
 pub mod softmax;
+pub mod softmax_batch;
 pub mod softmax_loops;
 pub mod storage;
 pub mod targets;
 pub mod walk;
 
+#[cfg(test)]
+mod softmax_tests;
 #[cfg(test)]
 mod tests;
 

@@ -1,16 +1,14 @@
-//! Softmax focal loss over a whole problem.
+//! Softmax focal loss over a whole problem: the plan, and the chunks of rows.
 //!
-//! Up to sixteen rows go together, whatever axis the classes are on. Their logits are seen as slices
-//! ([`super::rows`]), and loops over these ([`super::softmax_loops`]) find each row's largest logit, add
-//! up the exponentials, which are kept, and make the gradient of them. Between them, a few numbers per
-//! row give the loss (see [`crate::math::softmax`]), sixteen rows at once. Rows that are too long for
-//! scratch memory are taken one by one, a stretch after the other, and compute the exponentials again.
-
-use std::ops::Range;
+//! Up to sixteen rows go together ([`super::softmax_batch`]), whatever axis the classes are on. Their logits
+//! are seen as slices ([`super::rows`]), and loops over these ([`super::softmax_loops`]) find each row's
+//! largest logit, add up the exponentials, which are kept, and make the gradient of them. Between them, a
+//! few numbers per row give the loss (see [`crate::math::softmax`]), sixteen rows at once. Rows that are too
+//! long for scratch memory are taken one by one, a stretch after the other, and their exponentials are
+//! computed again for the gradient. Memory is asked for the next rows while these are worked on.
 
 use crate::math::real::Real;
 use crate::math::sigmoid::Gamma;
-use crate::math::softmax::{Row, Term};
 use crate::options::Reduction;
 use crate::problem::Problem;
 use crate::tensor::Tensor;
@@ -19,10 +17,10 @@ use super::Factors;
 use super::chunks::{Chunks, LANES, LaneSums, sum_of_chunks};
 use super::executor::Executor;
 use super::isa::Isa;
-use super::rows::{Ahead, Block, Lanes, PerClass, TILE, Tile, row_offsets};
-use super::softmax_loops::{ManyTerms, MaxLoop, Parts, PowerLoop, RowLoop, Rows, ScaleLoop, Shifts, Sums, TermLoop};
+use super::rows::{Lanes, PerClass, TILE};
+use super::softmax_batch::Tiles;
 use super::storage::{Memory, Storage};
-use super::targets::{Indices, Label};
+use super::targets::Indices;
 use super::walk::Walk;
 
 /// Runs the problem; gives the sum of the losses where they are reduced.
@@ -32,62 +30,51 @@ pub fn run<S: Storage>(problem: &Problem, factors: Factors, executor: &dyn Execu
     sum_of_chunks(chunks, executor, &|range| {
         let mut scratch = Tiles::new();
         let mut sums = LaneSums::ZERO;
+        let mut next = plan.blocks(range.start, range.end);
         for first in range.clone().step_by(plan.rows) {
             let count = plan.rows.min(range.end - first);
-            let ahead = plan.ahead(first + count, range.end);
-            sums.add(&plan.run(first, count, &ahead, &mut scratch)[..count]);
+            let blocks = next;
+            next = plan.blocks(first + count, range.end);
+            plan.run(first, &blocks, &next, &mut scratch);
+            sums.add(&scratch.losses()[..count]);
         }
         if plan.sums { sums.total() } else { 0.0 }
     })
 }
 
 /// A tensor with a value for each row.
-struct PerRow<S> {
-    memory: Memory<S>,
-    walk: Walk,
+pub(super) struct PerRow<S> {
+    pub(super) memory: Memory<S>,
+    pub(super) walk: Walk,
 }
 
 impl<S: Storage> PerRow<S> {
-    fn load(&self, first: usize, count: usize) -> Lanes<f64> {
+    pub(super) fn load(&self, first: usize, count: usize) -> Lanes<f64> {
         let mut values = [S::Real::ZERO; LANES];
         self.memory.copy_to(&mut self.walk.at(first), &mut values[..count]);
         values.map(Real::to_f64)
     }
 }
 
-/// Scratch memory of a thread.
-struct Tiles<R> {
-    logits: Tile<R>,
-    targets: Tile<R>,
-    powers: Tile<R>,
-    grad: Tile<R>,
-}
-
-impl<R: Real> Tiles<R> {
-    fn new() -> Self {
-        Self { logits: Tile::new(), targets: Tile::new(), powers: Tile::new(), grad: Tile::new() }
-    }
-}
-
-struct Plan<S: Storage> {
-    isa: Isa,
-    gamma: Gamma<f64>,
-    alpha: f64,
-    factors: Factors,
-    classes: usize,
+pub(super) struct Plan<S: Storage> {
+    pub(super) isa: Isa,
+    pub(super) gamma: Gamma<f64>,
+    pub(super) alpha: f64,
+    pub(super) factors: Factors,
+    pub(super) classes: usize,
     /// How many go together.
-    rows: usize,
-    in_place: bool,
-    logits: PerClass<S>,
-    dense: Option<PerClass<S>>,
-    indices: Option<(Indices, Walk)>,
-    class_alpha: Option<(Memory<S>, isize)>,
-    weight: Option<PerRow<S>>,
-    grad_loss: Option<PerRow<S>>,
-    each: bool,
-    loss: Option<PerRow<S>>,
-    sums: bool,
-    grad: Option<PerClass<S>>,
+    pub(super) rows: usize,
+    pub(super) in_place: bool,
+    pub(super) logits: PerClass<S>,
+    pub(super) dense: Option<PerClass<S>>,
+    pub(super) indices: Option<(Indices, Walk)>,
+    pub(super) class_alpha: Option<(Memory<S>, isize)>,
+    pub(super) weight: Option<PerRow<S>>,
+    pub(super) grad_loss: Option<PerRow<S>>,
+    pub(super) each: bool,
+    pub(super) loss: Option<PerRow<S>>,
+    pub(super) sums: bool,
+    pub(super) grad: Option<PerClass<S>>,
 }
 
 impl<S: Storage> Plan<S> {
@@ -125,304 +112,15 @@ impl<S: Storage> Plan<S> {
         }
     }
 
-    fn alpha_of(&self, class: usize) -> f64 {
+    pub(super) fn alpha_of(&self, class: usize) -> f64 {
         match &self.class_alpha {
             Some((memory, stride)) => memory.load_at(class as isize * stride).to_f64(),
             None => self.alpha,
         }
     }
-
-    /// The classes in stretches that fit into a tile: a single one unless a row is longer than that.
-    fn stretches(&self) -> impl Iterator<Item = Range<usize>> + use<S> {
-        let classes = self.classes;
-        (0..classes).step_by(TILE).map(move |k| k..classes.min(k + TILE))
-    }
-
-    /// The rows that come next: logits, and dense targets where there are.
-    fn ahead(&self, first: usize, end: usize) -> (Ahead, Option<Ahead>) {
-        let count = self.rows.min(end - first);
-        if count == 0 || self.classes > TILE {
-            return (Ahead::NOTHING, None);
-        }
-        let of = |tensor: &PerClass<S>| tensor.block(first, count).ahead();
-        (of(&self.logits), self.dense.as_ref().map(of))
-    }
-
-    /// Up to `rows` rows from `first` on; gives their losses.
-    fn run(
-        &self,
-        first: usize,
-        count: usize,
-        ahead: &(Ahead, Option<Ahead>),
-        tiles: &mut Tiles<S::Real>,
-    ) -> Lanes<f64> {
-        let logits = self.logits.block(first, count);
-        let mut max = [-S::Real::INFINITY; LANES];
-        let mut shifts = Shifts::new();
-        let mut sums = Sums::new();
-        for stretch in self.stretches() {
-            let rows = logits.load(&stretch, &mut tiles.logits);
-            self.isa.run(MaxLoop {
-                rows: &rows[..count],
-                parts: &mut [[S::Real::ZERO; LANES]; LANES],
-                max: &mut max,
-                shifts: &mut shifts,
-            });
-            if self.classes <= TILE {
-                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.powers);
-            }
-        }
-        if self.classes > TILE {
-            for stretch in self.stretches() {
-                let rows = logits.load(&stretch, &mut tiles.logits);
-                self.powers(&rows[..count], &shifts, &mut sums, ahead, &mut tiles.powers);
-            }
-        }
-        let mut rows = Rows::new();
-        self.isa.run(RowLoop { shifts: &shifts, sums: &sums, rows: &mut rows });
-
-        let mut batch = Batch {
-            rows,
-            weight: [self.factors.loss; LANES],
-            upstream: [if self.each { 1.0 } else { self.factors.grad }; LANES],
-            losses: [0.0; LANES],
-            slopes: [0.0; LANES],
-            own: [None; LANES],
-        };
-        if let Some(tensor) = &self.weight {
-            let values = tensor.load(first, count);
-            batch.weight.iter_mut().zip(values).for_each(|(w, v)| *w *= v);
-        }
-        if let Some(tensor) = &self.grad_loss {
-            batch.upstream = tensor.load(first, count);
-        }
-        match (&self.indices, &self.dense) {
-            (Some((indices, walk)), _) => {
-                self.index_terms(&mut batch, &logits, indices, &row_offsets(walk, first, count)[..count])
-            }
-            (None, Some(dense)) => self.dense_terms(&mut batch, &logits, &dense.block(first, count), count, tiles),
-            (None, None) => {}
-        }
-        if let Some(grad) = &self.grad {
-            let grad = grad.block(first, count);
-            let dense = self.dense.as_ref().map(|dense| dense.block(first, count));
-            self.write_gradient(&batch, &logits, dense.as_ref(), &grad, &shifts, count, tiles);
-        }
-        if let Some(tensor) = &self.loss {
-            let rounded = batch.losses.map(|loss| S::Real::from_f64(loss).canonical());
-            tensor.memory.copy_from(&mut tensor.walk.at(first), &rounded[..count]);
-        }
-        batch.losses
-    }
-
-    fn powers(
-        &self,
-        rows: &[&[S::Real]],
-        shifts: &Shifts<S::Real>,
-        sums: &mut Sums,
-        ahead: &(Ahead, Option<Ahead>),
-        powers: &mut Tile<S::Real>,
-    ) {
-        let width = width(rows[0].len());
-        let (mut parts, powers) = ([Parts::ZERO; LANES], powers.get(rows.len() * width));
-        self.isa.run(PowerLoop {
-            rows,
-            shifts,
-            powers,
-            width,
-            parts: &mut parts,
-            sums,
-            ahead: &ahead.0,
-            targets_ahead: ahead.1.as_ref(),
-        });
-    }
-
-    /// One class for each row.
-    fn index_terms(&self, batch: &mut Batch, logits: &Block<S>, indices: &Indices, offsets: &[isize]) {
-        let mut terms = Terms::new();
-        for (lane, &offset) in offsets.iter().enumerate() {
-            if let Label::Class(y) = indices.label(offset) {
-                let c = self.alpha_of(y) * batch.weight[lane];
-                terms.push(lane, y, logits.at(lane, y), c, &batch.rows);
-            }
-        }
-        terms.run(self, |lane, y, term| {
-            let slope = term.slope * batch.upstream[lane];
-            // NaN where the row's sum is.
-            batch.losses[lane] = batch.rows.get::<Row>(lane).zero() + term.loss;
-            batch.slopes[lane] = slope;
-            batch.own[lane] = Some((y, -slope * term.others));
-        });
-    }
-
-    /// Every class with a target that is not zero.
-    fn dense_terms(
-        &self,
-        batch: &mut Batch,
-        logits: &Block<S>,
-        dense: &Block<S>,
-        count: usize,
-        tiles: &mut Tiles<S::Real>,
-    ) {
-        batch.losses = std::array::from_fn(|lane| batch.rows.get::<Row>(lane).zero());
-        for stretch in self.stretches() {
-            let x = logits.load(&stretch, &mut tiles.logits);
-            let t = dense.load(&stretch, &mut tiles.targets);
-            let Batch { rows, weight, upstream, losses, slopes, .. } = batch;
-            self.each_target(&x[..count], &t[..count], stretch.start, rows, weight, |lane, _, term| {
-                losses[lane] += term.loss;
-                slopes[lane] += term.slope * upstream[lane];
-            });
-        }
-    }
-
-    /// Calls `done` for each target that is not zero, row by row, class by class.
-    fn each_target(
-        &self,
-        x: &[&[S::Real]],
-        t: &[&[S::Real]],
-        first_class: usize,
-        rows: &Rows,
-        weight: &Lanes<f64>,
-        mut done: impl FnMut(usize, usize, &Term),
-    ) {
-        let mut terms = Terms::new();
-        for (lane, (x, t)) in x.iter().zip(t).enumerate() {
-            for (k, (x, t)) in x.chunks(LANES).zip(t.chunks(LANES)).enumerate() {
-                // Most are zero throughout.
-                if t.iter().fold(false, |any, &t| any | (t != S::Real::ZERO)) {
-                    for (class, (&x, &t)) in (first_class + k * LANES..).zip(x.iter().zip(t)) {
-                        if t != S::Real::ZERO {
-                            terms.push(lane, class, x, t.to_f64() * self.alpha_of(class) * weight[lane], rows);
-                            if terms.count == LANES {
-                                terms.run(self, &mut done);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        terms.run(self, done);
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn write_gradient(
-        &self,
-        batch: &Batch,
-        logits: &Block<S>,
-        dense: Option<&Block<S>>,
-        grad: &Block<S>,
-        shifts: &Shifts<S::Real>,
-        count: usize,
-        tiles: &mut Tiles<S::Real>,
-    ) {
-        for stretch in self.stretches() {
-            if self.classes > TILE {
-                let rows = logits.load(&stretch, &mut tiles.logits);
-                self.powers(&rows[..count], shifts, &mut Sums::new(), &(Ahead::NOTHING, None), &mut tiles.powers);
-            }
-            let (row, width) = (stretch.len(), width(stretch.len()));
-            let powers = tiles.powers.get(count * width);
-            // Targets are still to be compared with logits where the gradient will be.
-            let straight = dense.is_none() || !self.in_place;
-            let mut stored = true;
-            for lane in 0..count {
-                let out = match grad.direct(lane, &stretch).filter(|_| straight) {
-                    Some(memory) => memory,
-                    None => {
-                        stored = false;
-                        &mut tiles.grad.get(count * row)[lane * row..][..row]
-                    }
-                };
-                if dense.is_none() && batch.own[lane].is_none() {
-                    out.fill(S::Real::ZERO);
-                    continue;
-                }
-                let factor = batch.rows.get::<Row>(lane).scale(batch.slopes[lane]);
-                self.isa.run(ScaleLoop { powers: &powers[lane * width..][..row], factor, out });
-                if let Some((y, value)) = batch.own[lane].filter(|(y, _)| stretch.contains(y)) {
-                    out[y - stretch.start] = S::Real::from_f64(value).canonical();
-                }
-            }
-            if let Some(dense) = dense {
-                let x = logits.load(&stretch, &mut tiles.logits);
-                let t = dense.load(&stretch, &mut tiles.targets);
-                let out = tiles.grad.get(if stored { 0 } else { count * row });
-                self.each_target(
-                    &x[..count],
-                    &t[..count],
-                    stretch.start,
-                    &batch.rows,
-                    &batch.weight,
-                    |lane, k, term| {
-                        let q = term.slope * batch.upstream[lane];
-                        let value = term.own * (batch.slopes[lane] - q) - q * term.others;
-                        let value = S::Real::from_f64(value).canonical();
-                        if stored {
-                            grad.set(lane, k, value);
-                        } else {
-                            out[lane * row + (k - stretch.start)] = value;
-                        }
-                    },
-                );
-            }
-            if !stored {
-                grad.store(&stretch, tiles.grad.get(count * row));
-            }
-        }
-    }
 }
 
 /// A row's place in a tile, in whole vectors.
-fn width(classes: usize) -> usize {
+pub(super) fn width(classes: usize) -> usize {
     classes.clamp(1, TILE).next_multiple_of(LANES)
-}
-
-/// What is known about rows that go together.
-struct Batch {
-    rows: Rows,
-    weight: Lanes<f64>,
-    upstream: Lanes<f64>,
-    losses: Lanes<f64>,
-    slopes: Lanes<f64>,
-    /// The gradient at a row's own class, for class indices; none where the row is ignored.
-    own: Lanes<Option<(usize, f64)>>,
-}
-
-/// Up to sixteen classes of any rows whose terms are computed together.
-struct Terms {
-    count: usize,
-    places: Lanes<(usize, usize)>,
-    rows: Rows,
-    x: Lanes<f64>,
-    c: Lanes<f64>,
-}
-
-impl Terms {
-    fn new() -> Self {
-        Self { count: 0, places: [(0, 0); LANES], rows: Rows::new(), x: [0.0; LANES], c: [0.0; LANES] }
-    }
-
-    #[inline]
-    fn push<R: Real>(&mut self, lane: usize, class: usize, x: R, c: f64, rows: &Rows) {
-        let i = self.count;
-        self.places[i] = (lane, class);
-        self.rows.set(i, rows.get::<Row>(lane));
-        self.x[i] = x.to_f64();
-        self.c[i] = c;
-        self.count += 1;
-    }
-
-    /// Computes them, and starts again with none.
-    fn run<S: Storage>(&mut self, plan: &Plan<S>, mut done: impl FnMut(usize, usize, &Term)) {
-        if self.count == 0 {
-            return;
-        }
-        let mut terms = ManyTerms::new();
-        plan.isa.run(TermLoop { rows: &self.rows, x: &self.x, c: &self.c, gamma: &plan.gamma, terms: &mut terms });
-        for (i, &(lane, class)) in self.places[..self.count].iter().enumerate() {
-            done(lane, class, &terms.get(i));
-        }
-        self.count = 0;
-    }
 }

@@ -19,12 +19,12 @@ impl Executor for Backwards {
 }
 
 /// Memory for a tensor, with numbers that repeat themselves from run to run.
-struct Owned {
-    bytes: Vec<u64>,
-    tensor: Tensor,
+pub(super) struct Owned {
+    pub bytes: Vec<u64>,
+    pub tensor: Tensor,
 }
 
-fn owned(dtype: DType, shape: &[usize], value: impl Fn(usize) -> f64) -> Owned {
+pub(super) fn owned(dtype: DType, shape: &[usize], value: impl Fn(usize) -> f64) -> Owned {
     let shape = Shape::new(shape.iter().copied()).unwrap();
     let strides = row_major(&shape);
     let count: usize = shape.iter().product();
@@ -46,7 +46,7 @@ fn owned(dtype: DType, shape: &[usize], value: impl Fn(usize) -> f64) -> Owned {
     Owned { bytes, tensor: Tensor { data, device: Device::Cpu, dtype, shape, strides } }
 }
 
-fn noise(i: usize) -> f64 {
+pub(super) fn noise(i: usize) -> f64 {
     (i as f64 * 0.618_033_988_749).fract()
 }
 

@@ -64,6 +64,7 @@ POLYNOMIALS = [
     ("EXP", BOTH, exp_tail, mpf("-0.3470"), mpf("0.3470"), lambda r: r**2 / exp(r), "exp(r) = 1 + r + r^2 * P(r), |r| <= ln(2)/2"),
     ("EXP_NEAR", (("f32", -26),), exp_tail, mpf("-0.3470"), mpf("0.3470"), lambda r: r**2 / exp(r), "the same"),
     ("LOG_RATIO", (("f32", -25),), log_ratio, mpf(0), 1 / (1 + exp(mpf(1))), lambda m: m / (1 + m * log_ratio(m)), "-log(1 - m) = m * (1 + m * P(m)), 0 <= m <= sigmoid(-1)"),
+    ("EXP_LEANING", BOTH, exp_tail, mpf("-0.2010"), mpf("0.4940"), lambda r: r**2 / exp(r), "the same, -0.2 <= r <= 0.4932"),
     ("LOG", BOTH, log_tail, mpf("-0.2501"), mpf("0.5001"), lambda f: abs(f) ** 3, "log(1+f) = f - f^2/2 + f^3 * P(f), -1/4 <= f <= 1/2"),
 ]
 
@@ -97,7 +98,7 @@ def cuda():
     print("// Polynomial coefficients, lowest power first. Written by `src/math/coefficients.py cuda`; do not edit.")
     print("#pragma once")
     for name, kind, coefficients, note in fits(POLYNOMIALS + CUDA_POLYNOMIALS):
-        if name in ("EXP_NEAR", "LOG_RATIO"):
+        if name in ("EXP_NEAR", "LOG_RATIO", "EXP_LEANING"):
             continue
         suffix = "" if kind == "f64" else "f"
         print(f"\n// {note}")

@@ -16,10 +16,6 @@ pub trait Arithmetic:
     fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// `if self < bound { a } else { b }` on values already computed.
     fn select_below(self, bound: Self::Scalar, a: Self, b: Self) -> Self;
-    /// `if self == other { a } else { b }`, likewise.
-    fn select_equal(self, other: Self::Scalar, a: Self, b: Self) -> Self;
-    /// `2^k`, where `self` is `k` plus `ROUNDER` plus the bias of the type's exponent.
-    fn power_of_two(self) -> Self;
     /// The larger of two negative numbers; any positive number stays as it is.
     fn at_least_if_negative(self, lowest: Self::Scalar) -> Self;
     /// `2^k` where `shifted` is `k + ROUNDER` and the result is a normal number.
@@ -90,14 +86,6 @@ impl<R: Real> Arithmetic for Four<R> {
         Self(from_fn(|i| self.0[i].select_below(bound, a.0[i], b.0[i])))
     }
     #[inline(always)]
-    fn select_equal(self, other: R, a: Self, b: Self) -> Self {
-        Self(from_fn(|i| self.0[i].select_equal(other, a.0[i], b.0[i])))
-    }
-    #[inline(always)]
-    fn power_of_two(self) -> Self {
-        Self(self.0.map(R::power_of_two))
-    }
-    #[inline(always)]
     fn at_least_if_negative(self, lowest: R) -> Self {
         Self(from_fn(|i| self.0[i].at_least_if_negative(lowest)))
     }
@@ -143,6 +131,9 @@ pub trait Real: Arithmetic<Scalar = Self> + Default + PartialOrd + Send + Sync +
     /// `2^POWER_UNIT` stands for 1 where exponentials of very different size are kept side by side
     /// ([`super::softmax::Shift`]): as high as leaves room above it, so that much fits below.
     const POWER_UNIT: i32;
+    /// `exp` where the remainder leans to the positive: from `POWER_LEAN - ln(2)/2` on.
+    const POWER: &'static [Self];
+    const POWER_LEAN: Self;
     /// Below this distance to the largest logit, an exponential counts as zero.
     const POWER_LOWEST: Self;
     /// Logits up to this size need no shift before they are split into `k ln 2 + r`; twice `POWER_LOWEST` and more.
@@ -155,6 +146,8 @@ pub trait Real: Arithmetic<Scalar = Self> + Default + PartialOrd + Send + Sync +
     fn log2_parts(self) -> (Self, Self);
     /// The bias of the exponent.
     const BIAS: i32;
+    /// `2^k`, where `self` is `ROUNDER + BIAS + k`.
+    fn power_of_two(self) -> Self;
     /// `2^-k` for an integral `k` within the exponent's range.
     fn exp2_negated(k: Self) -> Self;
 
@@ -188,7 +181,7 @@ macro_rules! real {
     ($type:ident, $bits:ident, $signed:ident, mantissa: $mantissa:literal, bias: $bias:literal,
      ln2: $ln2:expr, exp_lowest: $lowest:expr, lift_log2: $lift:literal,
      exp: $exp:ident, log: $log:ident, easy: $easy:expr,
-     power: ($unit:literal, $power_lowest:literal, $power_near:literal)) => {
+      power: ($power:ident, $unit:literal, $power_lowest:literal, $power_near:literal)) => {
         impl Arithmetic for $type {
             type Scalar = Self;
 
@@ -199,14 +192,6 @@ macro_rules! real {
             #[inline(always)]
             fn select_below(self, bound: Self, a: Self, b: Self) -> Self {
                 Self::select(self < bound, a, b)
-            }
-            #[inline(always)]
-            fn power_of_two(self) -> Self {
-                $type::from_bits(self.to_bits() << $mantissa)
-            }
-            #[inline(always)]
-            fn select_equal(self, other: Self, a: Self, b: Self) -> Self {
-                Self::select(self == other, a, b)
             }
             #[inline(always)]
             fn mul_add(self, factor: Self, addend: Self) -> Self {
@@ -247,6 +232,8 @@ macro_rules! real {
             const EXP: &'static [Self] = &coefficients::$exp;
             const LOG: &'static [Self] = &coefficients::$log;
             const POWER_UNIT: i32 = $unit;
+            const POWER: &'static [Self] = &coefficients::$power;
+            const POWER_LEAN: Self = 0.1466;
             const POWER_LOWEST: Self = $power_lowest;
             const POWER_NEAR: Self = $power_near;
             const BIAS: i32 = $bias;
@@ -276,6 +263,10 @@ macro_rules! real {
                 ($type::from_bits(k) - Self::ROUNDER, $type::from_bits(mantissa))
             }
             #[inline(always)]
+            fn power_of_two(self) -> Self {
+                $type::from_bits(self.to_bits() << $mantissa)
+            }
+            #[inline(always)]
             fn exp2_negated(k: Self) -> Self {
                 let k = ((k + Self::ROUNDER).to_bits()).wrapping_sub(Self::ROUNDER.to_bits());
                 $type::from_bits(($bits::wrapping_sub($bias, k)) << $mantissa)
@@ -286,10 +277,11 @@ macro_rules! real {
 
 real!(f32, u32, i32, mantissa: 23, bias: 127, ln2: LN_2_F32,
       exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32,
-      easy: (&coefficients::EXP_NEAR_F32, &coefficients::LOG_RATIO_F32), power: (126, -172.0, 512.0));
+      easy: (&coefficients::EXP_NEAR_F32, &coefficients::LOG_RATIO_F32), power: (EXP_LEANING_F32, 126, -172.0, 512.0));
 real!(f64, u64, i64, mantissa: 52, bias: 1023,
       ln2: LN_2_F64,
-      exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, easy: NOT_EASY, power: (960, -1370.0, 2800.0));
+      exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, easy: NOT_EASY,
+      power: (EXP_LEANING_F64, 960, -1370.0, 2800.0));
 
 #[cfg(test)]
 mod tests {
