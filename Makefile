@@ -13,8 +13,17 @@ BUNDLE_VENV := target/venv-bundle
 # With a PyTorch that has CUDA.
 CUDA_PYTHON ?= python3
 LIBRARY := target/release/libfocal_loss.so
+# Tools in Rust, built into target/tools; debug builds take a fifth of the time.
+CARGO_C := cargo-c@0.10.21+cargo-0.95.0
+CARGO_DENY := cargo-deny@0.20.2
+CARGO_ABOUT := cargo-about@ABOUT_VERSION
+# Where `make install` puts things; DESTDIR goes in front of it while packages are made.
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+DESTDIR ?=
 
 .PHONY: help build test demo notebook accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels
+.PHONY: install test-install
 .PHONY: test-wheel test-torch test-cuda wheel ptx bench bench-cuda bench-rust cuda-bundle clean
 
 help: ## List the targets
@@ -62,6 +71,18 @@ wheel: ## Build the Python package with the library in it: target/wheel
 
 test-wheel: ## Build the wheel, audit it, and try it in every Python from 3.10 that can be found
 	$(PYTHON) tests/python/wheel.py build test
+
+install: target/tools/$(CARGO_C) ## Install library, headers, focal_loss.pc and CMake package: PREFIX (/usr/local), LIBDIR, DESTDIR
+	PATH="$(abspath target/tools/bin):$$PATH" cargo cinstall --release --locked --prefix "$(abspath $(PREFIX))" \
+		--libdir "$(abspath $(LIBDIR))" $(if $(DESTDIR),--destdir "$(abspath $(DESTDIR))")
+
+test-install: target/tools/$(CARGO_C) ## Install under target/, and build an outside project through pkg-config and CMake
+	@tests/install/test_install.sh
+
+# The name carries the version, so that another version is another file.
+target/tools/cargo-%:
+	cargo install --quiet --debug --locked --root target/tools cargo-$*
+	@touch $@
 
 test-torch: build $(TORCH_VENV)/.ready ## The package with PyTorch, and the peers' losses (downloads about 3 GB the first time)
 	$(TORCH_VENV)/bin/python -m pytest -q tests/torch tests/python/test_package_numpy.py tests/python/test_package_types.py
