@@ -16,14 +16,14 @@ LIBRARY := target/release/libfocal_loss.so
 # Tools in Rust, built into target/tools; debug builds take a fifth of the time.
 CARGO_C := cargo-c@0.10.21+cargo-0.95.0
 CARGO_DENY := cargo-deny@0.20.2
-CARGO_ABOUT := cargo-about@ABOUT_VERSION
+CARGO_ABOUT := cargo-about@0.9.3
 # Where `make install` puts things; DESTDIR goes in front of it while packages are made.
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 DESTDIR ?=
 
 .PHONY: help build test demo notebook accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels
-.PHONY: install test-install
+.PHONY: install test-install abi
 .PHONY: test-wheel test-torch test-cuda wheel ptx bench bench-cuda bench-rust cuda-bundle clean
 
 help: ## List the targets
@@ -59,6 +59,9 @@ test-rust: $(VENV)/.ready ## Accuracy, semantics, determinism, and ONNX Runtime 
 
 test-c: build ## C99 to C23 and C++11 to C++23 programs against the header and the shared library
 	$(MAKE) --no-print-directory -C tests/c
+
+abi: build ## Record the ABI in docs/abi.txt, which test-c compares with (docs/abi.md)
+	$(PYTHON) tests/c/abi.py include/focal_loss.h $(LIBRARY) --record
 
 test-python: build $(VENV)/.ready ## The C ABI through ctypes, the Python package, the operators in the newest ONNX Runtime
 	$(ENV_PYTHON) -m pytest -q tests/python
