@@ -57,7 +57,8 @@ def test_what_varies_does_not_hide_a_message():
         (lambda: forward(logits, targets[:1]), "without class axis"),
         (lambda: forward(logits, targets, gamma=-1.0), "gamma is"),
         (lambda: forward(logits, targets, weight=numpy.zeros(4, "float32")), "does not broadcast"),
-        (lambda: forward(logits.astype("uint8"), targets), "has the type"),
+        (lambda: forward(logits.astype("uint8"), targets), "is none of float16"),
+        (lambda: forward(logits.astype(">f4"), targets), "has the type"),
         (lambda: forward(logits, targets, reduction="all"), "must be one of"),
         (lambda: attach("onnx/sample/tree_detector.onnx", "nothing"), "no tensor named"),
     ]:
