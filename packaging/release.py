@@ -6,7 +6,7 @@
     python3 packaging/release.py build verify
 
 The tarball has what `make install` installs, linked against glibc 2.28 as the wheel's library is, with licences and
-documents; it works wherever it is unpacked. The same commit gives the same bytes.
+documents; it works wherever it is unpacked. The same commit and compiler give the same tarball.
 """
 
 import ast
@@ -64,6 +64,9 @@ def stage():
     shutil.rmtree(folder, ignore_errors=True)
     environment = {**os.environ, **zig_as_linker(), "CARGO_TARGET_DIR": str(ROOT / "target" / "release-build")}
     environment["PATH"] = os.pathsep.join([str(ROOT / "target" / "tools" / "bin"), environment["PATH"]])
+    # Where things were built is nobody's business.
+    home = os.environ.get("CARGO_HOME", pathlib.Path.home() / ".cargo")
+    environment["RUSTFLAGS"] = f"--remap-path-prefix={ROOT}=focal-loss --remap-path-prefix={home}=cargo"
     where = ["--prefix", "/usr/local", "--libdir", "/usr/local/lib", "--destdir", folder]
     run("cargo", "cinstall", "--release", "--locked", "--target", TRIPLE, *where, cwd=ROOT, env=environment)
     tree = folder / "usr" / "local"
