@@ -25,7 +25,8 @@ def in_rust():
         text = path.read_text().split("#[cfg(test)]")[0]
         text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("//"))
         calls = [re.finditer(r"\bfail!\(\s*\w+,\s*", text)]
-        calls.append(re.finditer(r"\b[\w:]+\(\s*(?:ErrorKind::\w+|kind|error\.kind\(\)),\s*", text))
+        calls.append(re.finditer(r"\b[\w:]+\(\s*ErrorKind::\w+,\s*", text))
+        calls.append(re.finditer(r"\bError::new\(\s*(?!ErrorKind)[^,$]+,\s*", text))
         for call in (call for kind in calls for call in kind):
             words, before = text[call.end() :], text[: call.start()]
             variable = re.match(r"(\w+)\s*\)", words)
