@@ -15,7 +15,8 @@
  *
  * MEMORY. A tensor is a view of memory that stays the caller's and has to be there until the call is over (on a CUDA
  * device: until the stream has come past it). A view has its own copy of shape and strides; nothing here allocates,
- * but for an exception's message. Where a view is made of a container, it must fit the container: that is checked.
+ * but for an exception's message. Where a view is made of a container, it must fit the container: that is checked. A view
+ * of a temporary container is good for the statement that has it, as a std::span would be.
  *
  * ERRORS. A status other than FOCAL_LOSS_STATUS_OK becomes an exception, focal_loss::error or what derives from it; all
  * are std::runtime_error. what() is the library's sentence, status() its number. What the call has written then, and what
@@ -281,6 +282,10 @@ class const_tensor {
     static const_tensor scalar(const T &value) {
         return const_tensor(&value, 1, extents());
     }
+
+    /** What is gone after its statement is no memory to keep a view of. */
+    template <typename T>
+    static const_tensor scalar(const T &&value) = delete;
 
     /** Memory that no container knows, such as a CUDA device's, or of a type without a `dtype_of`. Without strides it is
      * row-major. The library checks it as it checks a C caller's; how much memory there is, nobody can check. */

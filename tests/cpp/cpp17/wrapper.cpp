@@ -53,6 +53,12 @@ static_assert(!std::is_constructible_v<fl::const_tensor, std::string>);
 static_assert(std::is_constructible_v<fl::const_tensor, std::vector<long long>>);
 static_assert(std::is_trivially_copyable_v<fl::options>);
 
+template <typename T, typename = void>
+struct has_scalar_of : std::false_type {};
+template <typename T>
+struct has_scalar_of<T, std::void_t<decltype(fl::const_tensor::scalar(std::declval<T>()))>> : std::true_type {};
+static_assert(has_scalar_of<const float &>::value && has_scalar_of<double &>::value && !has_scalar_of<float>::value);
+
 template <typename T>
 bool same_bits(const std::vector<T> &a, const std::vector<T> &b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
