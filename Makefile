@@ -13,8 +13,19 @@ BUNDLE_VENV := target/venv-bundle
 # With a PyTorch that has CUDA.
 CUDA_PYTHON ?= python3
 LIBRARY := target/release/libfocal_loss.so
+# Tools in Rust, built into target/tools; debug builds take a fifth of the time.
+CARGO_C := cargo-c@0.10.21+cargo-0.95.0
+CARGO_DENY := cargo-deny@0.20.2
+CARGO_ABOUT := cargo-about@0.9.3
+ABOUT = cargo fetch --locked --quiet && target/tools/bin/cargo-about generate --locked --offline about.hbs
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+# Where `make install` puts things; DESTDIR goes in front of it while packages are made.
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+DESTDIR ?=
 
 .PHONY: help build test demo notebook accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels
+.PHONY: install test-install abi deny licences msrv release
 .PHONY: test-wheel test-torch test-cuda wheel ptx bench bench-cuda bench-rust cuda-bundle clean
 
 help: ## List the targets
@@ -51,6 +62,9 @@ test-rust: $(VENV)/.ready ## Accuracy, semantics, determinism, and ONNX Runtime 
 test-c: build ## C99 to C23 and C++11 to C++23 programs against the header and the shared library
 	$(MAKE) --no-print-directory -C tests/c
 
+abi: build ## Record the ABI in docs/abi.txt, which test-c compares with (docs/abi.md)
+	$(PYTHON) tests/c/abi.py include/focal_loss.h $(LIBRARY) --record
+
 test-python: build $(VENV)/.ready ## The C ABI through ctypes, the Python package, the operators in the newest ONNX Runtime
 	$(ENV_PYTHON) -m pytest -q tests/python
 
@@ -62,6 +76,36 @@ wheel: ## Build the Python package with the library in it: target/wheel
 
 test-wheel: ## Build the wheel, audit it, and try it in every Python from 3.10 that can be found
 	$(PYTHON) tests/python/wheel.py build test
+
+install: target/tools/$(CARGO_C) ## Install library, headers, focal_loss.pc and CMake package: PREFIX (/usr/local), LIBDIR, DESTDIR
+	PATH="$(abspath target/tools/bin):$$PATH" cargo cinstall --release --locked --prefix "$(abspath $(PREFIX))" \
+		--libdir "$(abspath $(LIBDIR))" $(if $(DESTDIR),--destdir "$(abspath $(DESTDIR))")
+
+test-install: target/tools/$(CARGO_C) ## Install under target/, and build an outside project through pkg-config and CMake
+	@tests/install/test_install.sh
+
+deny: target/tools/$(CARGO_DENY) target/tools/$(CARGO_ABOUT) ## Check dependencies: licences, sources, advisories, and that LICENSE-THIRD-PARTY is fresh
+	target/tools/bin/cargo-deny --locked check licenses bans sources
+	$(ABOUT) -o target/LICENSE-THIRD-PARTY
+	cmp target/LICENSE-THIRD-PARTY LICENSE-THIRD-PARTY || { echo "LICENSE-THIRD-PARTY is not fresh: make licences"; exit 1; }
+	@if target/tools/bin/cargo-deny fetch db; then target/tools/bin/cargo-deny --locked check --disable-fetch advisories; \
+	else echo; echo "ADVISORIES WERE NOT CHECKED: the RustSec database cannot be reached from here (see above)"; fi
+
+licences: target/tools/$(CARGO_ABOUT) ## Write LICENSE-THIRD-PARTY, the licences of what is linked into the library
+	$(ABOUT) -o LICENSE-THIRD-PARTY
+
+msrv: ## Build the library with the oldest Rust that Cargo.toml promises
+	@command -v rustup >/dev/null || { echo "make msrv: NOT RUN: rustup was not found, which installs Rust $(MSRV)"; exit 1; }
+	rustup toolchain install $(MSRV) --profile minimal --no-self-update
+	CARGO_TARGET_DIR=target/msrv cargo +$(MSRV) build --release --locked --lib
+
+release: target/tools/$(CARGO_C) ## Make wheel, tarball and checksums in target/release-files, and verify them in a clean folder
+	$(PYTHON) packaging/release.py build verify
+
+# The name carries the version, so that another version is another file.
+target/tools/cargo-%:
+	cargo install --quiet --debug --locked --root target/tools cargo-$* $(if $(findstring about,$*),--features cli)
+	@touch $@
 
 test-torch: build $(TORCH_VENV)/.ready ## The package with PyTorch, and the peers' losses (downloads about 3 GB the first time)
 	$(TORCH_VENV)/bin/python -m pytest -q tests/torch tests/python/test_package_numpy.py tests/python/test_package_types.py

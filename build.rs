@@ -14,7 +14,10 @@ fn main() {
 
 fn link() {
     if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
-        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libfocal_loss.so");
+        // cargo-c gives the library that it installs a versioned soname.
+        if env::var_os("CARGO_FEATURE_CAPI").is_none() {
+            println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libfocal_loss.so");
+        }
         // ONNX Runtime unloads the library with its last session; thread pools and thread-local
         // destructors must survive that.
         println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");

@@ -33,6 +33,23 @@ def test_ten_lines_of_c(tmp_path):
     assert np.float32(printed) == Library().forward(logits, np.array([0, 3]))
 
 
+def test_the_same_in_cpp(tmp_path):
+    source, binary = tmp_path / "same.cpp", tmp_path / "same"
+    source.write_text(
+        "#include <focal_loss.hpp>\n#include <cstdio>\n#include <vector>\nint main() {\n"
+        + program("cpp")
+        + '    std::printf("%.9g %.9g\\n", double(loss), double(gradient[0]));\n}\n'
+    )
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{ROOT / 'include'}"]
+    folder = pathlib.Path(library_path()).resolve().parent
+    link = [f"-L{folder}", "-lfocal_loss", f"-Wl,-rpath,{folder}"]
+    subprocess.run(["g++", *flags, source, "-o", binary, *link], check=True)
+    loss, gradient = map(float, subprocess.run([binary], check=True, capture_output=True, text=True).stdout.split())
+    logits = np.array([[2, -1, 0.5], [-3, -2, -4]], np.float32)
+    assert np.float32(loss) == Library().forward(logits, np.array([0, 3]))
+    assert gradient == pytest.approx(-0.0012177350488481916 / 6, rel=1e-6)
+
+
 def test_ten_lines_of_python(monkeypatch):
     monkeypatch.chdir(ROOT)
     photo = Image.open("onnx/sample/photos/grove.png").convert("RGB")
