@@ -21,8 +21,8 @@ pub struct Spec {
     /// Bytes before the first element that `data` or `byte_offset` skip.
     pub skipped: usize,
     pub by_offset: bool,
-    /// Added to `byte_offset` as it is: what has no memory.
-    pub far: u64,
+    /// In place of the one that leads to the memory.
+    pub byte_offset: Option<u64>,
 }
 
 impl Spec {
@@ -37,7 +37,7 @@ impl Spec {
             null_shape: false,
             skipped: 0,
             by_offset: false,
-            far: 0,
+            byte_offset: None,
         }
     }
 
@@ -92,7 +92,6 @@ impl Spec {
         let count = self.count()?;
         let sizes = self.sizes()?;
         let mut offsets = vec![0i128; count];
-        let mut repeat = count;
         let mut row_major = 1i128;
         let mut inner = 1;
         for axis in (0..sizes.len()).rev() {
@@ -103,9 +102,7 @@ impl Spec {
             }
             row_major *= size as i128;
             inner *= size;
-            repeat /= size.max(1);
         }
-        let _ = repeat;
         Some(offsets)
     }
 }
@@ -177,7 +174,7 @@ impl Owned {
             dtype: self.spec.dtype,
             shape: if self.spec.null_shape { std::ptr::null() } else { self.shape.as_ptr() },
             strides: self.strides.as_ref().map_or(std::ptr::null(), |strides| strides.as_ptr()),
-            byte_offset: (in_offset as u64).wrapping_add(self.spec.far),
+            byte_offset: self.spec.byte_offset.unwrap_or(in_offset as u64),
         }
     }
 
@@ -193,6 +190,17 @@ impl Owned {
     pub fn values(&self, bytes: &[u8]) -> Vec<f64> {
         let size = self.spec.dtype.size();
         self.elements.iter().map(|&at| self.spec.dtype.read(&bytes[at..at + size])).collect()
+    }
+}
+
+impl Owned {
+    /// A class index as it was filled in.
+    pub fn index(&self, element: usize) -> i64 {
+        let at = self.elements[element];
+        match self.spec.dtype.size() {
+            4 => i32::from_ne_bytes(self.initial[at..at + 4].try_into().unwrap()).into(),
+            _ => i64::from_ne_bytes(self.initial[at..at + 8].try_into().unwrap()),
+        }
     }
 }
 
