@@ -314,7 +314,10 @@ impl Call {
         let written = |slot: usize| match (self.function, slot) {
             (Function::Forward, GRAD) | (Function::Backward, LOSS) => false,
             (_, LOSS | GRAD) => first.status == OK,
-            (_, LOGITS) => first.status == OK && self.aliasing == Aliasing::InPlace,
+            (_, LOGITS) => {
+                let in_place = [Aliasing::InPlace, Aliasing::Overlapping(GRAD, LOGITS)].contains(&self.aliasing);
+                first.status == OK && in_place
+            }
             _ => false,
         };
         for slot in 0..8 {
