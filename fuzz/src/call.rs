@@ -192,7 +192,15 @@ impl Call {
                 let axis = source.below(spec.shape.len().max(1));
                 match kind {
                     11 if !spec.shape.is_empty() => spec.shape[axis] = number,
-                    12 => spec.ndim = number as i32,
+                    12 => {
+                        spec.ndim = number as i32;
+                        // A shape that the library may read has as many entries.
+                        if let Ok(rank @ 0..=16) = usize::try_from(spec.ndim) {
+                            spec.shape.resize(rank.max(spec.shape.len()), 1);
+                            let entries = spec.shape.len();
+                            spec.strides.iter_mut().for_each(|strides| strides.resize(entries, 1));
+                        }
+                    }
                     13 => spec.dtype = source.pick(&[F32, F64, F16, BF16, I32, I64]),
                     14 => {
                         let (code, bits) = (number as u8, source.below(256) as u8);
