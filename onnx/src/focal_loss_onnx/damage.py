@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import onnx
 from onnx import ModelProto
 
 from .errors import ModelError
 
-_Model = TypeVar("_Model")
-_Rest = ParamSpec("_Rest")
+_Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def names_damage(
-    function: Callable[Concatenate[_Model, _Rest], _Result],
-) -> Callable[Concatenate[_Model, _Rest], _Result]:
+def names_damage(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """What a damaged model makes ``function`` stumble over becomes a :class:`ModelError`.
 
-    The model is looked at only then: the checker refuses models that others run, such as those of a newer IR version.
+    ``model`` is its first argument. It is looked at only then: the checker refuses models that others run, such as those
+    of a newer IR version.
     """
 
     @functools.wraps(function)
-    def guarded(model: _Model, *arguments: _Rest.args, **options: _Rest.kwargs) -> _Result:
+    def guarded(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
         try:
-            return function(model, *arguments, **options)
+            return function(*arguments, **options)
         except Exception as error:
             if isinstance(error, OSError) or type(error).__module__.startswith(__package__):
                 raise
-            damage = _damage(model)
+            damage = _damage(arguments[0] if arguments else options.get("model"))
             if damage is None:
                 raise
             raise ModelError(damage) from error
