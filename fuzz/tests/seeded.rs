@@ -1,5 +1,5 @@
 //! The C ABI's fuzz target without libFuzzer: the committed corpus, then inputs from a seed. `make sanitize` runs this in
-//! Miri, which sees every byte, and every pointer's right to it.
+//! Miri, which sees every byte, and every pointer's right to it, and in ThreadSanitizer.
 
 use focal_loss_fuzz::call::Call;
 use focal_loss_fuzz::source::Source;
@@ -27,8 +27,21 @@ fn the_corpus() {
 
 #[test]
 fn inputs_from_a_seed() {
-    let mut state = 1u64;
-    for _ in 0..if cfg!(miri) { 40 } else { 2000 } {
+    run_from(1, if cfg!(miri) { 25 } else { 1000 });
+}
+
+#[test]
+fn inputs_from_seeds_on_many_threads() {
+    std::thread::scope(|scope| {
+        for seed in 2..if cfg!(miri) { 4 } else { 10 } {
+            scope.spawn(move || run_from(seed, if cfg!(miri) { 4 } else { 100 }));
+        }
+    });
+}
+
+fn run_from(seed: u64, count: usize) {
+    let mut state = seed;
+    for _ in 0..count {
         let bytes: Vec<u8> = (0..300)
             .map(|_| {
                 state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
