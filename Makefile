@@ -10,6 +10,11 @@ BENCH_VENV := target/venv-bench
 TORCH_VENV := target/venv-torch
 PTX_VENV := target/venv-ptx
 BUNDLE_VENV := target/venv-bundle
+FUZZ_VENV := target/venv-fuzz
+# Each fuzz target's share, and what carries them.
+FUZZ_SECONDS ?= 60
+NIGHTLY ?= nightly
+CARGO_FUZZ := target/tools/bin/cargo-fuzz
 # With a PyTorch that has CUDA.
 CUDA_PYTHON ?= python3
 LIBRARY := target/release/libfocal_loss.so
@@ -26,6 +31,7 @@ DESTDIR ?=
 
 .PHONY: help build test demo notebook accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels
 .PHONY: install test-install abi deny licences msrv release
+.PHONY: fuzz sanitize fuzz-rust fuzz-python
 .PHONY: test-wheel test-torch test-cuda wheel ptx bench bench-cuda bench-rust cuda-bundle clean
 
 help: ## List the targets
@@ -161,6 +167,34 @@ $(TORCH_VENV)/.ready: tests/torch/requirements.txt pyproject.toml
 	$(TORCH_VENV)/bin/python -m pip install --quiet -r tests/torch/requirements.txt
 	$(TORCH_VENV)/bin/python -m pip install --quiet --editable .
 	touch $@
+
+fuzz: fuzz-rust fuzz-python ## Fuzz the C ABI, the kernels, the operators and attach/fuse, FUZZ_SECONDS (60) each
+
+# New inputs go to target/; what is worth keeping is copied to fuzz/corpus by hand.
+fuzz-rust: $(CARGO_FUZZ)
+	for name in c_abi kernels; do mkdir -p target/fuzz/corpus/$$name && \
+		PATH="$(CURDIR)/target/tools/bin:$$PATH" cargo +$(NIGHTLY) fuzz run --target-dir target/fuzz $$name \
+		target/fuzz/corpus/$$name fuzz/corpus/$$name -- \
+		-max_total_time=$(FUZZ_SECONDS) -max_len=512 -len_control=0 -print_final_stats=1 || exit 1; done
+
+fuzz-python: build $(FUZZ_VENV)/.ready
+	$(FUZZ_VENV)/bin/python fuzz/python/fuzz_operators.py $(FUZZ_SECONDS)
+	$(FUZZ_VENV)/bin/python fuzz/python/fuzz_models.py $(FUZZ_SECONDS)
+	mkdir -p target/fuzz/corpus/models
+	$(FUZZ_VENV)/bin/python fuzz/python/fuzz_models.py --coverage target/fuzz/corpus/models fuzz/corpus/models \
+		-max_total_time=$(FUZZ_SECONDS) -max_len=512 -len_control=0 -print_final_stats=1
+
+$(CARGO_FUZZ):
+	cargo install --quiet --root target/tools cargo-fuzz --version 0.13.2
+
+$(FUZZ_VENV)/.ready: fuzz/python/requirements.txt tests/python/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/python -m pip install --quiet -r fuzz/python/requirements.txt
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --editable .
+	touch $@
+
+sanitize: build $(VENV)/.ready ## AddressSanitizer, UBSan, ThreadSanitizer, Valgrind and Miri (each where the machine has it)
+	NIGHTLY=$(NIGHTLY) PYTHON=$(CURDIR)/$(ENV_PYTHON) tests/sanitize/run.sh
 
 bench: build $(BENCH_VENV)/.ready ## Measure against memory, PyTorch, JAX and in ONNX Runtime; write docs/benchmarks.md
 	$(BENCH_VENV)/bin/python benches/peers.py

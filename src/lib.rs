@@ -18,6 +18,9 @@ mod capi;
 mod cpu;
 mod cuda;
 pub mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod math;
 pub mod options;
 mod ort;

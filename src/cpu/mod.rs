@@ -41,7 +41,11 @@ use storage::{Memory, Storage};
 
 /// Computes what the problem's outputs ask for.
 pub fn run(problem: &Problem, executor: &dyn Executor) -> Result<()> {
-    run_with(problem, executor, Isa::chosen())
+    #[cfg(not(fuzzing))]
+    let isa = Isa::chosen();
+    #[cfg(fuzzing)]
+    let isa = crate::fuzzing::isa();
+    run_with(problem, executor, isa)
 }
 
 /// The same on a given instruction set, which must be available.

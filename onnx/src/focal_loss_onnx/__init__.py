@@ -7,7 +7,7 @@ same in NumPy.
 """
 
 from .attach import attach
-from .errors import AttachError, FuseError, TracedToLogitsWarning
+from .errors import AttachError, FuseError, ModelError, TracedToLogitsWarning
 from .functions import PortableFunctionError, add_functions, portable_function
 from .fuse import FusedLoss, FuseReport, LeftAlone, fuse
 from .inspection import Candidate, inspect
@@ -27,6 +27,7 @@ __all__ = [
     "FusedLoss",
     "LeftAlone",
     "LibraryNotFound",
+    "ModelError",
     "PortableFunctionError",
     "TracedToLogitsWarning",
     "add_functions",

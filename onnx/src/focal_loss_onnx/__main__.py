@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from .attach import INDEX_DTYPES, TARGET_KINDS, attach
-from .errors import AttachError, FuseError
+from .errors import AttachError, FuseError, ModelError
 from .functions import PortableFunctionError
 from .fuse import fuse
 from .graph import known_tensors
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (AttachError, FuseError, PortableFunctionError, OSError) as error:
+    except (AttachError, FuseError, ModelError, PortableFunctionError, OSError) as error:
         return _fail(str(error))
     except (DecodeError, onnx.checker.ValidationError) as error:
         return _fail(f"{options.model} is not an ONNX model: {error}")

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
+from .damage import names_damage
 from .editor import GraphEditor
 from .errors import AttachError, TracedToLogitsWarning
 from .functions import OLDEST_OPSET, embed_functions
@@ -36,6 +37,7 @@ class _Names:
     grad_logits: str | None
 
 
+@names_damage
 def attach(
     model: ModelProto | str | os.PathLike[str],
     logits: str | Sequence[str],
@@ -100,6 +102,7 @@ def attach(
     Raises:
         AttachError: something that was asked for does not fit the model.
         PortableFunctionError: the operator cannot be expressed as a function in this model.
+        ModelError: the model is damaged.
     """
     attributes = {
         "alpha": alpha,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from .errors import ModelError
 from .graph import Tensor, known_tensors, producers
 from .operators import ARITHMETIC_TYPE
 
@@ -35,6 +36,14 @@ _LARGEST_CONE = 160
 
 #: Which part of a large initializer could be one number is not looked into.
 _LARGEST_UNIFORM = 1 << 24
+
+
+def _read(tensor: TensorProto) -> Any:
+    """A tensor's values. The checker does not count its bytes."""
+    try:
+        return numpy_helper.to_array(tensor)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the model is damaged: the values of {tensor.name!r} cannot be read: {error}") from error
 
 
 def _sigmoid(x: Decimal) -> Decimal:
@@ -184,13 +193,13 @@ class Elementwise:
     def array(self, name: str) -> Any:
         """The value of an initializer or ``Constant``; ``None`` for other tensors."""
         if name in self.initializers:
-            return numpy_helper.to_array(self.initializers[name])
+            return _read(self.initializers[name])
         node = self.producers.get(name)
         if node is None or node.op_type != "Constant" or node.domain:
             return None
         found = next(iter(node.attribute), AttributeProto())
         if found.name == "value":
-            return numpy_helper.to_array(found.t)
+            return _read(found.t)
         if found.name in ("value_float", "value_floats"):
             return np.asarray(helper.get_attribute_value(found), np.float32)
         if found.name in ("value_int", "value_ints"):

@@ -11,3 +11,7 @@ class TracedToLogitsWarning(UserWarning):
 
 class FuseError(ValueError):
     """A spelled-out loss cannot be replaced; the message says why."""
+
+
+class ModelError(ValueError):
+    """The model is damaged: it cannot be read as what ONNX says a model is; the message says where."""

@@ -14,6 +14,7 @@ import onnx
 import onnx.inliner
 from onnx import ModelProto
 
+from .damage import names_damage
 from .errors import FuseError
 from .functions import OLDEST_OPSET
 from .graph import default_opset
@@ -36,6 +37,7 @@ class FuseReport:
         return "\n".join([*lines, *(f"left alone  {found}" for found in self.left_alone)])
 
 
+@names_damage
 def fuse(
     model: ModelProto | str | os.PathLike[str], *, allow_epsilon: bool = False, hard_targets: bool = False
 ) -> tuple[ModelProto, FuseReport]:
@@ -59,6 +61,7 @@ def fuse(
     Raises:
         FuseError: the model's opset is too old, or what was recognised did not come out equal.
         PortableFunctionError: the operator cannot be expressed as a function in this model.
+        ModelError: the model is damaged.
     """
     given = onnx.load(os.fspath(model)) if not isinstance(model, ModelProto) else model
     copy = ModelProto()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import ModelProto, NodeProto
 
+from .damage import names_damage
 from .graph import Tensor, known_tensors, producers
 from .operators import ARITHMETIC_TYPE
 from .probabilities import ACTIVATION_OPERATOR
@@ -42,12 +43,16 @@ class Candidate:
         self.reasons.append(reason)
 
 
+@names_damage
 def inspect(model: ModelProto | str | os.PathLike[str]) -> list[Candidate]:
     """Tensors that look like classification logits, the likeliest first.
 
     These are what a ``Sigmoid`` or ``Softmax`` reads (unless it is a gate or attention) and the outputs of
     the graph, where type and rank fit; an output that is itself a probability is listed as the logits
     behind it. Tensors that look like boxes come last, with the reason.
+
+    Raises:
+        ModelError: the model is damaged.
     """
     if not isinstance(model, ModelProto):
         model = onnx.load(os.fspath(model), load_external_data=False)

@@ -1,0 +1,72 @@
+"""The fuzzers of fuzz/python for a few seeds each, and what they have found. ``make fuzz`` goes on from there."""
+
+import pathlib
+import sys
+
+import onnx
+import pytest
+from focal_loss_onnx import ModelError, attach, fuse, inspect
+
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "fuzz/python"))
+
+import fuzz_models  # noqa: E402
+import fuzz_operators  # noqa: E402
+
+LOSS = ROOT / "tests/data/fuse/torch-2.4.1-legacy-mean-0.25-2.onnx"
+
+
+def test_operators():
+    results = [fuzz_operators.check(seed) for seed in range(200)]
+    assert {"ran", "refused"} == set(results)
+
+
+def test_damaged_models():
+    models = fuzz_models.bases()
+    results = {fuzz_models.check(seed, base_models=models) for seed in range(100)}
+    assert {"attach: refused", "fuse: done", "inspect: done"} <= results
+
+
+def damaged(change):
+    model = onnx.load(LOSS)
+    constants = [node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"]
+    change(model, [*model.graph.initializer, *(t for t in constants if t.dims == [] and t.raw_data)])
+    return model
+
+
+def _unknown_type(model, constants):
+    for constant in constants:
+        constant.data_type = 99
+
+
+def _too_few_bytes(model, constants):
+    constants[0].raw_data = constants[0].raw_data[:3]
+
+
+def _too_many_elements(model, constants):
+    constants[0].dims.append(7)
+
+
+@pytest.mark.parametrize("change", [_unknown_type, _too_few_bytes, _too_many_elements])
+def test_damage_is_named(change):
+    """Found by fuzzing: these were a KeyError and ValueErrors of NumPy's."""
+    with pytest.raises(ModelError, match="damaged"):
+        fuse(damaged(change))
+
+
+def test_nodes_without_operands():
+    """Found by fuzzing: this was an IndexError."""
+    model = fuzz_models.bases()[0]
+    for node in model.graph.node:
+        del node.input[:]
+    with pytest.raises(ModelError, match="damaged"):
+        inspect(model)
+
+
+@pytest.mark.parametrize("function", [inspect, fuse, lambda path: attach(path, "x")])
+def test_a_file_that_is_no_model(function, tmp_path):
+    path = tmp_path / "no.onnx"
+    path.write_bytes(b"\x08\x99\xff\xff\xff not a model")
+    with pytest.raises(ModelError, match="is not an ONNX model"):
+        function(path)
