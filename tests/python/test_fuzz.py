@@ -64,6 +64,16 @@ def test_nodes_without_operands():
         inspect(model)
 
 
+def test_moves_in_a_circle():
+    """Found by fuzzing: attach() went round for ever."""
+    model = fuzz_models.bases()[0]
+    for node in model.graph.node:
+        if node.op_type == "Transpose":
+            node.input[0] = node.output[0]
+    with pytest.raises(ModelError, match="made from itself"):
+        attach(model, "moved")
+
+
 @pytest.mark.parametrize("function", [inspect, fuse, lambda path: attach(path, "x")])
 def test_a_file_that_is_no_model(function, tmp_path):
     path = tmp_path / "no.onnx"

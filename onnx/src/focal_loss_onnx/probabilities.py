@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import NodeProto
 
 from .editor import GraphEditor
-from .errors import AttachError
+from .errors import AttachError, ModelError
 
 #: The operator that turns logits into probabilities, by activation.
 ACTIVATION_OPERATOR = {"sigmoid": "Sigmoid", "softmax": "Softmax"}
@@ -24,10 +24,13 @@ def trace_logits(graph: GraphEditor, name: str, activation: str) -> str:
 
     Raises:
         AttachError: ``name`` was made by the other activation, or by a softmax that cannot be traced.
+        ModelError: moves go round in a circle.
     """
     moves: list[NodeProto] = []
     node = graph.producers.get(name)
     while node is not None and node.op_type in _MOVES and not node.domain:
+        if node in moves:
+            raise ModelError(f"the model is damaged: {name!r} is made from itself")
         moves.append(node)
         node = graph.producers.get(node.input[0])
     made_by = {op: kind for kind, op in ACTIVATION_OPERATOR.items()}.get(node.op_type if node else "")
