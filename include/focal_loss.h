@@ -42,8 +42,9 @@
  * number; sums are accumulated in float64 in a fixed order, from sigmoid losses that are rounded to the arithmetic's
  * type first (so below its smallest normal number they lose digits). Finite for every finite logit whose exact result
  * fits the type; limits at infinities; NaN in, NaN out. Results have the same bits for every number of threads and
- * every instruction set, given the default floating-point environment (rounding to nearest, subnormals kept). Soft labels: the same bounds, in ULP of the largest term. An input that is empty, or ignored as a
- * whole, gives 0 for sum and mean; a normalizer of 0 then divides it like any other number.
+ * every instruction set, whatever floating-point modes the caller has set (rounding, subnormals flushed, traps): those
+ * are set to the defaults for the call and put back. Soft labels: the same bounds, in ULP of the largest term. An input
+ * that is empty, or ignored as a whole, gives 0 for sum and mean; a normalizer of 0 then divides it like any other number.
  *
  * CUDA. Where the tensors are decides where the work runs: all of a call's in main memory, or all on one CUDA device
  * (FOCAL_LOSS_DEVICE_TYPE_CUDA, or memory that CUDA manages); anything else is FOCAL_LOSS_STATUS_INVALID_ARGUMENT.
@@ -67,8 +68,8 @@
  *
  * THREADS. Every function may be called from any number of threads at once. The caller sees to it that
  * nobody writes to a tensor that a call reads, or touches one that it writes. Large calls use a process-wide pool of
- * threads (of the processor's cores, or RAYON_NUM_THREADS), which a child does not have after fork(): there, set
- * num_threads to 1.
+ * threads (of the processor's cores, or RAYON_NUM_THREADS), started at the first of them. Where the system has no
+ * threads to give, and in a child after fork(), the calling thread does everything itself, with the same bits.
  *
  * ONNX RUNTIME. The library also exports RegisterCustomOps, which ONNX Runtime calls when it is given the library's
  * path (RegisterCustomOpsLibrary_V2). Nothing else here needs ONNX Runtime.

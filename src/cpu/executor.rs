@@ -2,9 +2,14 @@
 //!
 //! What a chunk is never depends on who runs it, so neither do the bits.
 
+use std::error::Error;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Calls `body` once for each number below `count`, in any order, possibly at the same time.
+use super::float_control;
+
+/// Calls `body` once for each number below `count`, in any order, possibly at the same time. Whoever does so on another
+/// thread than the caller's does it [with the default floating-point control](float_control::with_defaults).
 pub trait Executor {
     fn for_each(&self, count: usize, body: &(dyn Fn(usize) + Sync));
 }
@@ -20,9 +25,12 @@ impl Executor for Rayon {
             return (0..count).for_each(body);
         }
         let threads = match self.num_threads {
-            0 => rayon::current_num_threads(),
-            limit => limit.min(rayon::current_num_threads()),
+            0 => pool_threads(),
+            limit => limit.min(pool_threads()),
         };
+        if threads == 1 {
+            return (0..count).for_each(body);
+        }
         let next = AtomicUsize::new(0);
         let work = || {
             loop {
@@ -35,9 +43,22 @@ impl Executor for Rayon {
         };
         rayon::scope(|scope| {
             for _ in 1..threads.min(count) {
-                scope.spawn(|_| work());
+                scope.spawn(|_| float_control::with_defaults(work));
             }
             work();
         });
     }
+}
+
+/// How many threads rayon's global pool has. 1 where the system had no threads for it, or where it stayed behind in the
+/// parent of a `fork`: the caller then does everything itself.
+fn pool_threads() -> usize {
+    static STARTED_BY: OnceLock<Option<u32>> = OnceLock::new();
+    let started_by = STARTED_BY.get_or_init(|| {
+        let started = rayon::ThreadPoolBuilder::new().build_global();
+        // The system's refusal has a source. Without one, the program has made the pool already.
+        let exists = started.map_or_else(|error| error.source().is_none(), |()| true);
+        exists.then(std::process::id)
+    });
+    if *started_by == Some(std::process::id()) { rayon::current_num_threads() } else { 1 }
 }

@@ -10,6 +10,7 @@
 pub mod census;
 pub mod chunks;
 pub mod executor;
+pub mod float_control;
 pub mod isa;
 pub mod narrow;
 pub mod rows;
@@ -50,13 +51,13 @@ pub fn run(problem: &Problem, executor: &dyn Executor) -> Result<()> {
 
 /// The same on a given instruction set, which must be available.
 pub fn run_with(problem: &Problem, executor: &dyn Executor, isa: Isa) -> Result<()> {
-    match problem.inputs.logits.dtype {
+    float_control::with_defaults(|| match problem.inputs.logits.dtype {
         DType::F16 => run_typed::<f16>(problem, executor, isa),
         DType::BF16 => run_typed::<bf16>(problem, executor, isa),
         DType::F32 => run_typed::<f32>(problem, executor, isa),
         DType::F64 => run_typed::<f64>(problem, executor, isa),
         other => fail!(Internal, "logits of {} were let through", other.name()),
-    }
+    })
 }
 
 /// Panics where a test build is told to: inside a chunk, the farthest from any boundary.

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use ort_sys::OrtKernelContext;
 
 use crate::cpu::executor::Executor;
+use crate::cpu::float_control;
 
 use super::api::{Api, call};
 
@@ -29,7 +30,7 @@ unsafe extern "C" fn run_chunk(task: *mut c_void, index: usize) {
     // SAFETY: by the contract above; shared between threads, hence not `&mut`.
     let task = unsafe { &*task.cast::<Task>() };
     // A panic must not unwind into the host: keep the first one for the thread that waits.
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (task.body)(index)))
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| float_control::with_defaults(|| (task.body)(index))))
         && let Ok(mut first) = task.panic.lock()
     {
         first.get_or_insert(payload);

@@ -63,6 +63,9 @@ def in_python():
         name = path.relative_to(ROOT).as_posix()
         tree = ast.parse(path.read_text())
         functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        variables = {
+            ast.unparse(node.targets[0]): node.value for node in ast.walk(tree) if isinstance(node, ast.Assign)
+        }
         for node in ast.walk(tree):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
                 said = node.exc
@@ -70,11 +73,16 @@ def in_python():
                 said = node
             else:
                 continue
-            for message in _of_python(said.args[0] if said.args else None, functions, f"{name}:{node.lineno}"):
+            node = said.args[0] if said.args else None
+            if isinstance(node, ast.Name):
+                node = variables.get(node.id, node)
+            for message in _of_python(node, functions, f"{name}:{said.lineno}"):
                 yield message, name
 
 
 def _of_python(node, functions, where):
+    if isinstance(node, ast.Constant) and node.value is None:
+        return []
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return [node.value]
     if isinstance(node, ast.JoinedStr):

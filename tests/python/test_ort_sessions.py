@@ -70,6 +70,22 @@ def test_concurrent_runs_of_one_session(operator, threads):
     assert all(run_together(8, work))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("operator", [operator for operator in OPERATORS if is_gradient(operator)])
+def test_a_host_that_flushes_subnormals(operator, threads):
+    """Where a session asks for that, its threads have the mode set; the operators give their own bits all the same."""
+    model, feeds = make_model(operator), make_feeds(operator, rows=(3000,), classes=30)
+    feeds["logits"] -= np.linspace(0, 36 if activation(operator) == "sigmoid" else 100, 30, dtype=np.float32)
+    expected = run(make_session(model, session_options(threads)), feeds)
+    assert np.any((expected != 0) & (np.abs(expected) < np.finfo(np.float32).tiny))
+    options = session_options(threads)
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+
+    # In a thread of its own, since the host leaves the mode with the thread that makes the session.
+    flushed = run_together(1, lambda _: run(make_session(model, options), feeds))[0]
+    assert flushed.tobytes() == expected.tobytes()
+
+
 def test_a_failing_run_does_not_disturb_another():
     session = make_session(make_model("SigmoidFocalLoss"), session_options(2))
     good = make_feeds("SigmoidFocalLoss", rows=(3000,), classes=30)
