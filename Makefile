@@ -30,7 +30,7 @@ LIBDIR ?= $(PREFIX)/lib
 DESTDIR ?=
 
 .PHONY: help build test demo notebook accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels
-.PHONY: install test-install abi deny licences msrv release
+.PHONY: install test-examples test-install abi deny licences msrv release
 .PHONY: fuzz sanitize fuzz-rust fuzz-python
 .PHONY: test-wheel test-torch test-cuda wheel ptx bench bench-cuda bench-rust cuda-bundle clean
 
@@ -86,6 +86,9 @@ test-wheel: ## Build the wheel, audit it, and try it in every Python from 3.10 t
 install: target/tools/$(CARGO_C) ## Install library, headers, focal_loss.pc and CMake package: PREFIX (/usr/local), LIBDIR, DESTDIR
 	PATH="$(abspath target/tools/bin):$$PATH" cargo cinstall --release --locked --prefix "$(abspath $(PREFIX))" \
 		--libdir "$(abspath $(LIBDIR))" $(if $(DESTDIR),--destdir "$(abspath $(DESTDIR))")
+
+test-examples: build $(VENV)/.ready ## Build and run examples/: C, C++, Rust, Python, Go, Java, Node.js (each where the machine has it)
+	@$(MAKE) --no-print-directory -C examples
 
 test-install: target/tools/$(CARGO_C) ## Install under target/, and build an outside project through pkg-config and CMake
 	@tests/install/test_install.sh
