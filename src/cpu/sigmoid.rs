@@ -333,6 +333,9 @@ fn collect(marks: &[u8], places: &mut [u16]) -> Option<usize> {
                 &padded
             }
         };
+        if stretch == &[DONE; STRETCH] {
+            continue;
+        }
         let mut bits = pending(stretch);
         while bits != 0 {
             let bit = bits.trailing_zeros() as usize;

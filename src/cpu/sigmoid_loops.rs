@@ -8,11 +8,12 @@
 //! # What bounds them
 //!
 //! The easy loop at gamma 2, losses only, as compiled for AVX-512 (64 elements a turn, read off its
-//! assembly): 208 instructions, of which 88 are multiplications or fused multiply-adds and 4 are
-//! divisions, which have a unit of their own; 16 additions, 4 loads of logits and 4 stores of losses.
-//! A core of Zen 4 starts one 512-bit multiplication in a clock, so a turn cannot take fewer than 88
-//! clocks, 24 ns at 3.65 GHz; memory brings 64 logits in 7 ns. The multipliers are the bound: about
-//! four fifths of their rate is reached, and asking for memory ahead of time wins nothing. Four chains
+//! assembly): 191 instructions, of which 84 are multiplications or fused multiply-adds: for 16 elements,
+//! 9 for the exponential, 8 for the polynomial in it, 4 for the cube and the coefficient.
+//! A core of Zen 4 starts one 512-bit multiplication in a clock, so a turn cannot take fewer than 84
+//! clocks, 23 ns at 3.65 GHz, and it takes 86; memory brings 64 logits in 7 ns. The multipliers are the
+//! bound, and asking for memory ahead of time wins nothing. The sum is a loop of its own, which is
+//! a tenth of the whole: inside this one it takes longer. Four chains
 //! side by side ([`Four`]) keep the multipliers busy; with one the same loop takes a sixth longer under AVX2.
 //! The general loop has about three times as many instructions and two divisions.
 

@@ -31,10 +31,20 @@ def ratio_tail(e):  # log(1 + e) = e * (1 + e * ratio_tail(e))
     return (log(1 + e) - e) / e**2 if e else -mpf(1) / 2
 
 
-def log_ratio(m):  # -log(1 - m) / m = 1 + m * log_ratio(m)
-    if abs(m) < mpf(10) ** -12:
-        return mpf(1) / 2 + m / 3
-    return (-log(1 - m) / m - 1) / m
+def exp_slope(r):  # exp(r) = 1 + r * exp_slope(r)
+    return (exp(r) - 1) / r if abs(r) > mpf(10) ** -12 else 1 + r / 2
+
+
+def log_ratio(e):  # log(1 + e) = e * log_ratio(e)
+    return log(1 + e) / e if e else mpf(1)
+
+
+def square_loss(e):
+    return log_ratio(e) / (1 + e) ** 2
+
+
+def square_grad(e):
+    return (1 + 2 * log_ratio(e)) / (1 + e) ** 3
 
 
 def interpolate(function, low, high, degree):
@@ -59,11 +69,15 @@ def worst(function, coefficients, low, high, weight):
 # quarter where a shorter polynomial is worth it.
 BOTH = (("f32", -28), ("f64", -57))
 
+EASY = exp(-mpf(1))  # the largest exponential of an easy logit
+
 POLYNOMIALS = [
     # name, types, function, interval (a little wider than the reduced argument), error's weight in the result
     ("EXP", BOTH, exp_tail, mpf("-0.3470"), mpf("0.3470"), lambda r: r**2 / exp(r), "exp(r) = 1 + r + r^2 * P(r), |r| <= ln(2)/2"),
-    ("EXP_NEAR", (("f32", -26),), exp_tail, mpf("-0.3470"), mpf("0.3470"), lambda r: r**2 / exp(r), "the same"),
-    ("LOG_RATIO", (("f32", -25),), log_ratio, mpf(0), 1 / (1 + exp(mpf(1))), lambda m: m / (1 + m * log_ratio(m)), "-log(1 - m) = m * (1 + m * P(m)), 0 <= m <= sigmoid(-1)"),
+    ("EXP_SLOPE", (("f32", -27),), exp_slope, mpf("-0.3470"), mpf("0.3470"), lambda r: abs(r) / exp(r), "exp(r) = 1 + r * P(r), |r| <= ln(2)/2"),
+    ("LOG_RATIO", (("f32", -26),), log_ratio, mpf(0), EASY, lambda e: 1 / log_ratio(e), "log(1 + e) = e * P(e), 0 <= e <= exp(-1)"),
+    ("SQUARE_LOSS", (("f32", -26),), square_loss, mpf(0), EASY, lambda e: 1 / square_loss(e), "log(1 + e) / (e * (1 + e)^2) = P(e), 0 <= e <= exp(-1)"),
+    ("SQUARE_GRAD", (("f32", -25),), square_grad, mpf(0), EASY, lambda e: 1 / square_grad(e), "(1 + 2 * log(1 + e) / e) / (1 + e)^3 = P(e), 0 <= e <= exp(-1)"),
     ("EXP_LEANING", BOTH, exp_tail, mpf("-0.2010"), mpf("0.4940"), lambda r: r**2 / exp(r), "the same, -0.2 <= r <= 0.4932"),
     ("LOG", BOTH, log_tail, mpf("-0.2501"), mpf("0.5001"), lambda f: abs(f) ** 3, "log(1+f) = f - f^2/2 + f^3 * P(f), -1/4 <= f <= 1/2"),
 ]
@@ -98,7 +112,7 @@ def cuda():
     print("// Polynomial coefficients, lowest power first. Written by `src/math/coefficients.py cuda`; do not edit.")
     print("#pragma once")
     for name, kind, coefficients, note in fits(POLYNOMIALS + CUDA_POLYNOMIALS):
-        if name in ("EXP_NEAR", "LOG_RATIO", "EXP_LEANING"):
+        if name in ("EXP_SLOPE", "LOG_RATIO", "SQUARE_LOSS", "SQUARE_GRAD", "EXP_LEANING"):
             continue
         suffix = "" if kind == "f64" else "f"
         print(f"\n// {note}")

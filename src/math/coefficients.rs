@@ -20,12 +20,39 @@ pub const EXP_F64: [f64; 11] = [
     2.09147728322480897e-9,
 ];
 
-/// the same. Degree 4, error 1.0e-8 before rounding.
-pub const EXP_NEAR_F32: [f32; 5] = [5.0e-1, 1.666657658e-1, 4.166655411e-2, 8.36324667e-3, 1.392626805e-3];
+/// exp(r) = 1 + r * P(r), |r| <= ln(2)/2. Degree 5, error 5.1e-9 before rounding.
+pub const EXP_SLOPE_F32: [f32; 6] =
+    [1.000000011, 5.000000014e-1, 1.666650446e-1, 4.166646401e-2, 8.369236842e-3, 1.393375139e-3];
 
-/// -log(1 - m) = m * (1 + m * P(m)), 0 <= m <= sigmoid(-1). Degree 5, error 1.6e-8 before rounding.
-pub const LOG_RATIO_F32: [f32; 6] =
-    [4.999999487e-1, 3.333470112e-1, 2.494169407e-1, 2.08921473e-1, 1.069431944e-1, 3.131596586e-1];
+/// log(1 + e) = e * P(e), 0 <= e <= exp(-1). Degree 6, error 5.0e-9 before rounding.
+pub const LOG_RATIO_F32: [f32; 7] =
+    [9.99999995e-1, -4.999986567e-1, 3.332739239e-1, -2.489981243e-1, 1.917440155e-1, -1.30002222e-1, 5.24407703e-2];
+
+/// log(1 + e) / (e * (1 + e)^2) = P(e), 0 <= e <= exp(-1). Degree 8, error 6.1e-9 before rounding.
+pub const SQUARE_LOSS_F32: [f32; 9] = [
+    9.99999996e-1,
+    -2.499998236,
+    4.333203727,
+    -6.412956614,
+    8.645938187,
+    -1.069664885e+1,
+    1.141618565e+1,
+    -8.929581647,
+    3.596727795,
+];
+
+/// (1 + 2 * log(1 + e) / e) / (1 + e)^3 = P(e), 0 <= e <= exp(-1). Degree 8, error 2.7e-8 before rounding.
+pub const SQUARE_GRAD_F32: [f32; 9] = [
+    2.999999958,
+    -9.999981411,
+    2.166529949e+1,
+    -3.84607684e+1,
+    6.032604217e+1,
+    -8.435623026e+1,
+    9.856858477e+1,
+    -8.186006877e+1,
+    3.420579285e+1,
+];
 
 /// the same, -0.2 <= r <= 0.4932. Degree 5, error 2.4e-10 before rounding.
 pub const EXP_LEANING_F32: [f32; 6] =

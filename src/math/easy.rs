@@ -1,18 +1,19 @@
 //! Easy examples: hard labels whose logit is well on the right side, as nearly all of a trained
-//! detector's are. There the probability `m` of being wrong is small enough for its logarithm to
-//! be a short polynomial, and one division gives everything:
+//! detector's are. There `e = exp(z)` is small enough for short polynomials in it to take the place
+//! of logarithm and division:
 //!
 //! ```text
-//! m     = 1 / (1 + exp(-z))
-//! CE    = -log(1-m) = m * R(m)
-//! L     = c * m^(gamma+1) * R
-//! dL/dz = c * m^(gamma+1) * (1 + gamma * (1-m) * R)
+//! m     = e / (1 + e)
+//! CE    = log(1 + e)     = e * T(e)
+//! L     = c * m^gamma * CE                          = c * m^(gamma+1) * (1 + e) * T(e)
+//! dL/dz = c * m^gamma * (m + gamma * (1-m) * CE)    = c * m^(gamma+1) * (1 + gamma * T(e))
 //! ```
 //!
-//! which are the formulas of [`super::sigmoid`]. Which logits are easy depends on nothing else, so a
-//! result depends on its own logit, label and coefficient alone.
+//! which are the formulas of [`super::sigmoid`]; with gamma 2 they are `c * e^3` times one polynomial
+//! each. Which logits are easy depends on nothing else, so a result depends on its own logit, label
+//! and coefficient alone.
 
-use super::elementary::{exp, fast_two_sum, one_plus_exp, polynomial, scale_pair};
+use super::elementary::{easy_exp, exp, fast_two_sum, polynomial, scale_pair};
 use super::real::{Arithmetic, Real};
 use super::sigmoid::{Coefficients, Point};
 
@@ -31,25 +32,22 @@ pub fn point<A: Arithmetic, const SQUARE: bool>(
     gamma: A::Scalar,
     power: (A::Scalar, A::Scalar),
 ) -> Point<A> {
-    let one = A::of(A::Scalar::ONE);
-    let (sum, sum_low) = one_plus_exp(z);
-    let m = one / sum;
-    let bend = polynomial(A::Scalar::LOG_RATIO, m);
+    let easy = A::Scalar::EASY;
+    let e = easy_exp(z);
     if SQUARE {
-        // A cube trebles the rounding error of the sum. m^3 * (1 - 3 * sum_low * m) makes up for it, and
-        // `R` is near enough to 1 to take the factor in its stead.
-        let three = A::of(A::Scalar::ONE + A::Scalar::ONE + A::Scalar::ONE);
-        let ratio = m.mul_add((-three).mul_add(sum_low, bend), one);
         // From the largest to the smallest, so that nothing underflows before the result does.
-        let cube = |c: A| ((c * m) * m) * m;
-        let slope = (A::of(gamma) * (one - m)).mul_add(ratio, one);
-        Point { loss: cube(c.loss) * ratio, grad: cube(c.grad) * slope }
+        let cube = |c: A| ((c * e) * e) * e;
+        Point {
+            loss: cube(c.loss) * polynomial(easy.square_loss, e),
+            grad: cube(c.grad) * polynomial(easy.square_grad, e),
+        }
     } else {
-        let ratio = m.mul_add(bend, one);
+        let one = A::of(A::Scalar::ONE);
+        let ratio = polynomial(easy.log_ratio, e);
         // log m = z - CE
-        let log_m = fast_two_sum(z, -(m * ratio));
+        let log_m = fast_two_sum(z, -(e * ratio));
         let power = exp(scale_pair((A::of(power.0), A::of(power.1)), log_m));
-        let slope = (A::of(gamma) * (one - m)).mul_add(ratio, one);
-        Point { loss: power.times(c.loss, ratio), grad: power.times(c.grad, slope) }
+        let slope = A::of(gamma).mul_add(ratio, one);
+        Point { loss: power.times(c.loss, ratio.mul_add(e, ratio)), grad: power.times(c.grad, slope) }
     }
 }

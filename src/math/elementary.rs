@@ -87,19 +87,15 @@ fn round<A: Arithmetic>(x: A) -> (A, A) {
     (shifted - A::of(A::Scalar::ROUNDER), shifted)
 }
 
-/// `1 + exp(-z)` for `z <= 0` as a pair. It never overflows: below `EXP_NEAR_LOWEST` it stays where
-/// it is there. NaN and positive numbers give something meaningless.
+/// `exp(z)` of an easy logit. Below `EASY.lowest` it stays where it is there, so that it is a normal number.
+/// NaN and positive numbers give something meaningless.
 #[inline(always)]
-pub fn one_plus_exp<A: Arithmetic>(z: A) -> (A, A) {
-    let z = z.at_least_if_negative(A::Scalar::EXP_NEAR_LOWEST);
-    let (k, shifted) = round(-z);
-    let coarse = k.mul_add(A::of(-A::Scalar::LN_2.0), -z);
+pub fn easy_exp<A: Arithmetic>(z: A) -> A {
+    let z = z.at_least_if_negative(A::Scalar::EASY.lowest);
+    let (k, shifted) = round(z);
+    let coarse = k.mul_add(A::of(-A::Scalar::LN_2.0), z);
     let r = k.mul_add(A::of(-A::Scalar::LN_2.1), coarse);
-    // exp(r) - 1, and 2^k.
-    let f = (r * r).mul_add(polynomial(A::Scalar::EXP_NEAR, r), r);
-    let (scale, one) = (A::exp2_of(shifted), A::of(A::Scalar::ONE));
-    let sum = scale.mul_add(f, scale + one);
-    (sum, scale.mul_add(f, (scale - sum) + one))
+    r.mul_add(polynomial(A::Scalar::EASY.exp_slope, r), A::of(A::Scalar::ONE)).times_exp2(shifted)
 }
 
 /// `log(1 + f + f_low) = base + (result)`, for `-1/4 <= f <= 1/2` and `base` one of `0, n ln 2`.

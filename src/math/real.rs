@@ -18,8 +18,8 @@ pub trait Arithmetic:
     fn select_below(self, bound: Self::Scalar, a: Self, b: Self) -> Self;
     /// The larger of two negative numbers; any positive number stays as it is.
     fn at_least_if_negative(self, lowest: Self::Scalar) -> Self;
-    /// `2^k` where `shifted` is `k + ROUNDER` and the result is a normal number.
-    fn exp2_of(shifted: Self) -> Self;
+    /// `self * 2^k` where `shifted` is `k + ROUNDER`, and both `self` and the result are normal numbers.
+    fn times_exp2(self, shifted: Self) -> Self;
     /// `(2^h, 2^(k-h))` with `h = k/2` rounded down, for an integral `k` with `2^k` down to `exp(EXP_LOWEST)`.
     fn exp2_parts(k: Self) -> (Self, Self);
 }
@@ -90,8 +90,8 @@ impl<R: Real> Arithmetic for Four<R> {
         Self(from_fn(|i| self.0[i].at_least_if_negative(lowest)))
     }
     #[inline(always)]
-    fn exp2_of(shifted: Self) -> Self {
-        Self(shifted.0.map(R::exp2_of))
+    fn times_exp2(self, shifted: Self) -> Self {
+        Self(from_fn(|i| self.0[i].times_exp2(shifted.0[i])))
     }
     #[inline(always)]
     fn exp2_parts(k: Self) -> (Self, Self) {
@@ -121,12 +121,9 @@ pub trait Real: Arithmetic<Scalar = Self> + Default + PartialOrd + Send + Sync +
     /// `log2(LIFT)`.
     const LIFT_LOG2: Self;
     const EXP: &'static [Self];
-    /// The shorter polynomial of `one_plus_exp`, and the lowest argument it takes.
-    const EXP_NEAR: &'static [Self];
-    const EXP_NEAR_LOWEST: Self;
-    /// `-log(1 - m)` of an easy example. Empty where easy examples have no way of their own.
-    const LOG_RATIO: &'static [Self];
-    const HAS_EASY: bool = !Self::LOG_RATIO.is_empty();
+    /// What [`super::easy`] is made of; empty where easy examples have no way of their own.
+    const EASY: Easy<Self>;
+    const HAS_EASY: bool = !Self::EASY.exp_slope.is_empty();
     const LOG: &'static [Self];
     /// `2^POWER_UNIT` stands for 1 where exponentials of very different size are kept side by side
     /// ([`super::softmax::Shift`]): as high as leaves room above it, so that much fits below.
@@ -170,8 +167,26 @@ pub trait Real: Arithmetic<Scalar = Self> + Default + PartialOrd + Send + Sync +
     }
 }
 
+/// Polynomials for easy examples, as `coefficients.rs` describes them.
+pub struct Easy<R: 'static> {
+    pub exp_slope: &'static [R],
+    /// The lowest logit whose exponential is computed: that of any lower one stays where it is there.
+    pub lowest: R,
+    pub log_ratio: &'static [R],
+    pub square_loss: &'static [R],
+    pub square_grad: &'static [R],
+}
+
 /// Easy examples take the general way.
-const NOT_EASY: (&[f64], &[f64]) = (&[], &[]);
+const NOT_EASY: Easy<f64> = Easy { exp_slope: &[], lowest: 0.0, log_ratio: &[], square_loss: &[], square_grad: &[] };
+const EASY_F32: Easy<f32> = Easy {
+    exp_slope: &coefficients::EXP_SLOPE_F32,
+    // 2^-126 is still a normal number there, and so is a cube divided by it zero, whatever it is multiplied by.
+    lowest: -87.0,
+    log_ratio: &coefficients::LOG_RATIO_F32,
+    square_loss: &coefficients::SQUARE_LOSS_F32,
+    square_grad: &coefficients::SQUARE_GRAD_F32,
+};
 
 #[allow(clippy::excessive_precision)]
 const LN_2_F32: (f32, f32) = (0.693_359_375, -2.121_944_4e-4);
@@ -203,8 +218,9 @@ macro_rules! real {
                 $type::from_bits(self.to_bits().min(lowest.to_bits()))
             }
             #[inline(always)]
-            fn exp2_of(shifted: Self) -> Self {
-                $type::from_bits((shifted.to_bits() << $mantissa).wrapping_add((1.0 as $type).to_bits()))
+            fn times_exp2(self, shifted: Self) -> Self {
+                // An addition to the exponent: the floating-point units have enough to do.
+                $type::from_bits(self.to_bits().wrapping_add(shifted.to_bits() << $mantissa))
             }
             #[inline(always)]
             fn exp2_parts(k: Self) -> (Self, Self) {
@@ -237,9 +253,7 @@ macro_rules! real {
             const POWER_LOWEST: Self = $power_lowest;
             const POWER_NEAR: Self = $power_near;
             const BIAS: i32 = $bias;
-            const EXP_NEAR: &'static [Self] = $easy.0;
-            const EXP_NEAR_LOWEST: Self = $lowest / 2.0 - 1.0;
-            const LOG_RATIO: &'static [Self] = $easy.1;
+            const EASY: Easy<Self> = $easy;
 
             #[inline(always)]
             fn abs(self) -> Self {
@@ -277,7 +291,7 @@ macro_rules! real {
 
 real!(f32, u32, i32, mantissa: 23, bias: 127, ln2: LN_2_F32,
       exp_lowest: -172.0, lift_log2: 32, exp: EXP_F32, log: LOG_F32,
-      easy: (&coefficients::EXP_NEAR_F32, &coefficients::LOG_RATIO_F32), power: (EXP_LEANING_F32, 126, -172.0, 512.0));
+      easy: EASY_F32, power: (EXP_LEANING_F32, 126, -172.0, 512.0));
 real!(f64, u64, i64, mantissa: 52, bias: 1023,
       ln2: LN_2_F64,
       exp_lowest: -1416.0, lift_log2: 60, exp: EXP_F64, log: LOG_F64, easy: NOT_EASY,
