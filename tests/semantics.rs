@@ -1,7 +1,7 @@
 //! What the loss means: properties that tell focal loss from its imitations.
 
 use focal_loss::{Activation, Inputs, Normalization, Options, Reduction, Targets, backward, forward, forward_backward};
-use ndarray::{ArrayD, Axis, IxDyn, arr1, arr2};
+use ndarray::{ArrayD, Axis, Dimension, IxDyn, arr1, arr2};
 
 fn sum(options: Options) -> Options {
     Options { reduction: Reduction::Sum, ..options }
@@ -155,6 +155,53 @@ fn nan_goes_in_and_comes_out() {
                 let (loss, grad) = forward_backward(&options, &inputs, None).unwrap();
                 assert!(loss.sum().is_nan() && grad[[1, at]].is_nan(), "{activation:?} {classes} {at}");
                 assert!(grad.index_axis(Axis(0), 0).iter().all(|g| g.is_finite()));
+            }
+        }
+    }
+}
+
+/// Terms of both signs make a gradient: an infinite factor must not reach them before they are added up.
+#[test]
+fn what_is_divided_by_zero_has_the_sign_of_the_gradient() {
+    for (classes, gamma) in [(4, 2.0), (40, 0.5), (5000, 2.0)] {
+        let logits = wave(&[3, classes], 9.0);
+        let mut soft = wave(&[3, classes], 1.0).mapv(f64::abs);
+        soft.index_axis_mut(Axis(0), 2).fill(0.0); // a row without a gradient: 0 / 0
+        let own = ArrayD::from_shape_fn(IxDyn(&[3]), |i| if i[0] == 1 { -1 } else { (i[0] * 7 % classes) as i64 });
+        for dense in [true, false] {
+            for reduction in [Reduction::None, Reduction::Sum, Reduction::Mean] {
+                let options = Options {
+                    activation: Activation::Softmax,
+                    alpha: -1.0,
+                    gamma,
+                    reduction,
+                    ignore_index: (!dense).then_some(-1),
+                    ..Options::default()
+                };
+                let run = |normalizer: Option<f64>, weight: f64, incoming: f64| {
+                    let targets = if dense { Targets::Dense(soft.view()) } else { Targets::I64(own.view()) };
+                    let weight = ArrayD::from_elem(IxDyn(&[3]), weight);
+                    let inputs =
+                        Inputs { normalizer, weight: Some(weight.view()), ..Inputs::new(logits.view(), targets) };
+                    let shape: &[usize] = if reduction == Reduction::None { &[3] } else { &[] };
+                    let incoming = ArrayD::from_elem(IxDyn(shape), incoming);
+                    forward_backward(&options, &inputs, Some(incoming.view())).unwrap()
+                };
+                let (loss, grad) = run(None, 1.0, 1.0);
+                let divided = |values: &ArrayD<f64>| values.mapv(|value| value / 0.0);
+                let ignored = |row: usize| !dense && row == 1;
+                let same = |got: ArrayD<f64>, expected: ArrayD<f64>| {
+                    for ((index, got), expected) in got.indexed_iter().zip(expected) {
+                        let expected = if index.ndim() > 0 && ignored(index[0]) { 0.0 } else { expected };
+                        let agree = *got == expected || (got.is_nan() && expected.is_nan());
+                        assert!(agree, "{options:?} dense {dense} at {index:?}: {got}, expected {expected}");
+                    }
+                };
+                let (loss_by_zero, grad_by_zero) = run(Some(0.0), 1.0, 1.0);
+                same(loss_by_zero, divided(&loss));
+                same(grad_by_zero, divided(&grad));
+                same(run(None, f64::INFINITY, 1.0).1, divided(&grad));
+                same(run(None, 1.0, f64::NEG_INFINITY).1, divided(&grad.mapv(|value| -value)));
             }
         }
     }

@@ -3,8 +3,7 @@
 //! What a chunk is never depends on who runs it, so neither do the bits.
 
 use std::error::Error;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::float_control;
 
@@ -50,15 +49,21 @@ impl Executor for Rayon {
     }
 }
 
-/// How many threads rayon's global pool has. 1 where the system had no threads for it, or where it stayed behind in the
-/// parent of a `fork`: the caller then does everything itself.
+/// How many threads rayon's global pool has. 1 where the system had no threads for it, where another thread is starting it,
+/// or where it stayed behind in the parent of a `fork`: the caller then does everything itself.
+///
+/// Nobody waits, since who is forked while another thread starts the pool would wait for a thread that is not there.
 fn pool_threads() -> usize {
-    static STARTED_BY: OnceLock<Option<u32>> = OnceLock::new();
-    let started_by = STARTED_BY.get_or_init(|| {
+    const UNUSED: u32 = 0;
+    const NOBODY: u32 = u32::MAX;
+    /// The process that has the pool.
+    static OWNER: AtomicU32 = AtomicU32::new(UNUSED);
+    if OWNER.compare_exchange(UNUSED, NOBODY, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
         let started = rayon::ThreadPoolBuilder::new().build_global();
         // The system's refusal has a source. Without one, the program has made the pool already.
-        let exists = started.map_or_else(|error| error.source().is_none(), |()| true);
-        exists.then(std::process::id)
-    });
-    if *started_by == Some(std::process::id()) { rayon::current_num_threads() } else { 1 }
+        if started.map_or_else(|error| error.source().is_none(), |()| true) {
+            OWNER.store(std::process::id(), Ordering::Release);
+        }
+    }
+    if OWNER.load(Ordering::Acquire) == std::process::id() { rayon::current_num_threads() } else { 1 }
 }

@@ -3,7 +3,7 @@
 //! The kernels are plain Rust, inlined into a shell for each instruction set below; the compiler
 //! vectorises each as it can. They give the same bits, so the choice is about speed alone.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The name of the variable that caps the choice, for tests and support.
 pub const MAX_ISA_VARIABLE: &str = "FOCAL_LOSS_MAX_ISA";
@@ -20,6 +20,7 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// In the order of the variants.
     pub const ALL: &'static [Isa] = &[
         Isa::Baseline,
         #[cfg(target_arch = "x86_64")]
@@ -62,8 +63,14 @@ impl Isa {
     /// The best one that the processor has and `FOCAL_LOSS_MAX_ISA` allows. An unknown name there
     /// caps nothing.
     pub fn chosen() -> Isa {
-        static CHOSEN: OnceLock<Isa> = OnceLock::new();
-        *CHOSEN.get_or_init(|| Isa::best_within(std::env::var(MAX_ISA_VARIABLE).ok().as_deref()))
+        /// Its place in `ALL`. Not a lock, which whoever is forked meanwhile would find taken for ever.
+        static CHOSEN: AtomicUsize = AtomicUsize::new(usize::MAX);
+        if let Some(&isa) = Isa::ALL.get(CHOSEN.load(Ordering::Relaxed)) {
+            return isa;
+        }
+        let isa = Isa::best_within(std::env::var(MAX_ISA_VARIABLE).ok().as_deref());
+        CHOSEN.store(isa as usize, Ordering::Relaxed);
+        isa
     }
 
     fn best_within(cap: Option<&str>) -> Isa {

@@ -61,6 +61,8 @@ struct Batch<R: Real> {
     rows: Rows,
     weight: Lanes<f64>,
     upstream: Lanes<f64>,
+    /// What the finished loss and gradient are multiplied by: 1, or what [`put_last`] took out of the above.
+    last: Lanes<(f64, f64)>,
     losses: Lanes<f64>,
     slopes: Lanes<f64>,
     /// For class indices, a row's own class, none where the row is ignored, its logit, coefficient and term, and the
@@ -124,6 +126,10 @@ impl<S: Storage> Plan<S> {
             Some(tensor) => tensor.load(first, count),
             None => [if self.each { 1.0 } else { self.factors.grad }; LANES],
         };
+        for ((weight, upstream), last) in batch.weight.iter_mut().zip(&mut batch.upstream).zip(&mut batch.last) {
+            let (of_weight, of_upstream) = (put_last(weight), put_last(upstream));
+            *last = (of_weight, of_weight * of_upstream);
+        }
         match (&self.indices, dense) {
             (Some((indices, walk)), _) => {
                 self.index_terms(batch, logits, indices, &row_offsets(walk, first, count)[..count])
@@ -166,7 +172,7 @@ impl<S: Storage> Plan<S> {
 
     /// One class for each row.
     fn index_terms(&self, batch: &mut Batch<S::Real>, logits: &Block<S>, indices: &Indices, offsets: &[isize]) {
-        let Batch { rows, weight, upstream, losses, slopes, own, class, x, c, terms, .. } = batch;
+        let Batch { rows, weight, upstream, last, losses, slopes, own, class, x, c, terms, .. } = batch;
         for (lane, &offset) in offsets.iter().enumerate() {
             class[lane] = match indices.label(offset) {
                 Label::Class(y) => {
@@ -181,16 +187,16 @@ impl<S: Storage> Plan<S> {
         for lane in 0..offsets.len() {
             let term: Term = terms.get(lane);
             let counted = class[lane].is_some();
-            losses[lane] = if counted { term.loss } else { 0.0 };
+            losses[lane] = if counted { term.loss * last[lane].0 } else { 0.0 };
             slopes[lane] = term.slope * upstream[lane];
             // As a dense target has it, the sign of a zero included.
-            own[lane] = 0.0 - slopes[lane] * term.others;
+            own[lane] = 0.0 - slopes[lane] * term.others * last[lane].1;
         }
     }
 
     /// Every class with a target that is not zero.
     fn dense_terms(&self, logits: &Block<S>, dense: &Block<S>, count: usize, tiles: &mut Tiles<S::Real>) {
-        let Batch { rows, weight, upstream, losses, slopes, .. } = &mut tiles.batch;
+        let Batch { rows, weight, upstream, last, losses, slopes, .. } = &mut tiles.batch;
         *losses = std::array::from_fn(|lane| rows.get::<Row>(lane).zero());
         *slopes = [0.0; LANES];
         for stretch in self.stretches() {
@@ -201,6 +207,7 @@ impl<S: Storage> Plan<S> {
                 slopes[lane] += term.slope * upstream[lane];
             });
         }
+        losses.iter_mut().zip(last).for_each(|(loss, last)| *loss *= last.0);
     }
 
     /// Calls `done` for each target that is not zero, row by row, class by class.
@@ -264,7 +271,7 @@ impl<S: Storage> Plan<S> {
                     out.fill(S::Real::ZERO);
                     continue;
                 }
-                let factor = batch.rows.get::<Row>(lane).scale(batch.slopes[lane]);
+                let factor = batch.rows.get::<Row>(lane).scale(batch.slopes[lane] * batch.last[lane].1);
                 self.isa.run(ScaleLoop { powers: &powers[lane * width..][..width], factor, out });
                 if let Some(y) = batch.class[lane].filter(|y| stretch.contains(y)) {
                     out[y - stretch.start] = S::Real::from_f64(batch.own[lane]).canonical();
@@ -283,7 +290,7 @@ impl<S: Storage> Plan<S> {
                     |lane, k, term| {
                         let q = term.slope * batch.upstream[lane];
                         let value = term.own * (batch.slopes[lane] - q) - q * term.others;
-                        let value = S::Real::from_f64(value).canonical();
+                        let value = S::Real::from_f64(value * batch.last[lane].1).canonical();
                         if stored {
                             grad.set(lane, k, value);
                         } else {
@@ -297,6 +304,12 @@ impl<S: Storage> Plan<S> {
             }
         }
     }
+}
+
+/// Takes what is not finite (the reciprocal of a normalizer of 0) out of a coefficient: as a factor of each term it
+/// would leave infinities of both signs to be added up, where the sum of the terms times it has a sign.
+fn put_last(coefficient: &mut f64) -> f64 {
+    if coefficient.is_finite() { 1.0 } else { std::mem::replace(coefficient, 1.0) }
 }
 
 /// Up to sixteen classes of any rows whose terms are computed together.

@@ -2,8 +2,10 @@
  * keep their bits. Each in a child, since the pool of threads is made once for a process. */
 #include <dirent.h>
 #include <fenv.h>
+#include <pthread.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef __SSE__
 #include <xmmintrin.h>
@@ -104,6 +106,35 @@ static void fork_after_use(void) {
     same_bits(0);
 }
 
+static void *first_call(void *unused) {
+    run(0, FOCAL_LOSS_ACTIVATION_SIGMOID, LOSS, GRAD);
+    return unused;
+}
+
+static long microseconds;
+
+/* While another thread makes the process's first call, which starts the pool: at some microsecond in the middle of it. */
+static void fork_during_first_call(void) {
+    struct timespec start, now;
+    pthread_t thread;
+    int status;
+    pid_t child;
+    CHECK(clock_gettime(CLOCK_MONOTONIC, &start) == 0);
+    CHECK(pthread_create(&thread, NULL, first_call, NULL) == 0);
+    do CHECK(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
+    while ((now.tv_sec - start.tv_sec) * 1000000 + (now.tv_nsec - start.tv_nsec) / 1000 < microseconds);
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(30);
+        same_bits(0);
+        _exit(0); /* what the other thread had would be reported as leaked */
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
 /* Room for what is there, but for no thread's stack. */
 static void no_threads(void) {
     struct rlimit limit;
@@ -125,6 +156,7 @@ int main(void) {
     for (i = 0; i < N; i++) Y[i] = i % K;
     in_child(other_floating_point_modes);
     in_child(fork_after_use);
+    for (microseconds = 0; microseconds < 600; microseconds += 6) in_child(fork_during_first_call);
     /* AddressSanitizer reserves more address space than there is. */
 #ifndef __SANITIZE_ADDRESS__
     in_child(no_threads);

@@ -136,6 +136,20 @@ def test_every_combination(device, activation, targets, reduction, normalization
         assert got_grad.tobytes() == device.backward(logits, labels, grad_loss, **options).tobytes(), "on every run"
 
 
+@pytest.mark.parametrize("targets", ["i64", "dense"])
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_softmax_divided_by_zero_keeps_the_sign(device, reduction, targets):
+    """The terms of both signs are added up before the infinite factor reaches them: as on the CPU."""
+    for dtype, classes in itertools.product(FLOATS, [5, 80]):
+        logits, labels = make(np.random.default_rng(6), (40, classes), dtype, "softmax", targets)
+        options = dict(activation="softmax", reduction=reduction)
+        loss, grad = exact(logits, labels, np.ones(40) if reduction == "none" else 1.0, **options)
+        infinite = dict(normalizer=np.zeros((), dtype), **options)
+        for library in (device, HOST):
+            for got, sign in zip(library.forward_backward(logits, labels, **infinite), (loss, grad), strict=True):
+                np.testing.assert_array_equal(got.astype(np.float64), np.copysign(np.inf, sign))
+
+
 LAYOUTS = {
     "every other class": lambda a: np.repeat(a, 2, -1)[..., ::2],
     "every other row": lambda a: np.repeat(a, 2, 0)[::2],

@@ -3,9 +3,11 @@
 import pathlib
 import sys
 
+import numpy as np
 import onnx
 import pytest
 from focal_loss_onnx import ModelError, attach, fuse, inspect
+from ort_models import DTYPES, assert_close, is_gradient, make_model, make_session, oracle, rounded, run
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -20,6 +22,23 @@ LOSS = ROOT / "tests/data/fuse/torch-2.4.1-legacy-mean-0.25-2.onnx"
 def test_operators():
     results = [fuzz_operators.check(seed) for seed in range(200)]
     assert {"ran", "refused"} == set(results)
+
+
+def test_ignored_rows_by_a_normalizer_of_zero():
+    """Found by fuzzing: the oracle had NaN, 0 / 0. An ignored row is 0 whatever is done to it, and counts for nothing."""
+    logits, targets = np.array([[1.0, 2.0], [3.0, -1.0]], np.float32), np.array([1, -1])
+    for operator in ("SigmoidFocalLoss", "SoftmaxFocalLoss"):
+        for dtype in DTYPES:
+            feeds = {"logits": logits, "targets": targets, "normalizer": np.zeros((), np.float32)}
+            feeds = {name: value if value.dtype.kind == "i" else rounded(value, dtype) for name, value in feeds.items()}
+            for name, reduction in [(operator, "none"), (f"{operator}Grad", "mean")]:
+                given = {**({"grad_loss": rounded(1.0, dtype)} if is_gradient(name) else {}), **feeds}
+                options = {"ignore_index": -1, "reduction": reduction}
+                model = make_model(name, dtype, optional=("normalizer",), **options)
+                result = run(make_session(model), given)
+                assert np.isinf(result[0]).all()
+                assert (result[1] == 0).all()
+                assert_close(result, oracle(name, given, **options), dtype)
 
 
 def test_damaged_models():

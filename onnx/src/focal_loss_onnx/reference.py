@@ -139,14 +139,16 @@ class _Problem:
         return np.float64(1 if given is None else np.asarray(given, np.float64).item())
 
     def reduce(self, values: Array) -> Array:
-        """Reduced as the options say; nothing divided by nothing is nothing."""
-        if self.options.reduction == "none":
-            values = np.moveaxis(values, -1, self.options.axis) if self.sigmoid else values
-        else:
+        """Reduced as the options say. Nothing divided by nothing is nothing, and so is an ignored row by anything."""
+        if self.options.reduction != "none":
             values = values.sum()
         divisor = self.divisor()
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where((values == 0) & (divisor == 0), 0.0, values / divisor) / self.normalizer()
+            result = np.where((values == 0) & (divisor == 0), 0.0, values / divisor) / self.normalizer()
+        if self.options.reduction == "none":
+            result = np.where(self.counted[..., None] if self.sigmoid else self.counted, result, 0.0)
+            result = np.moveaxis(result, -1, self.options.axis) if self.sigmoid else result
+        return result
 
     def pull_back(self, grad_loss: Array, slopes: Array) -> Array:
         """The gradient in the logits' shape."""
@@ -157,6 +159,7 @@ class _Problem:
             return np.zeros(self.given_shape)
         with np.errstate(divide="ignore", invalid="ignore"):
             grad = grad_loss / divisor / self.normalizer() * slopes
+        grad = np.where(self.counted[..., None], grad, 0.0)  # not NaN, whatever it was multiplied by
         return np.moveaxis(grad, -1, self.options.axis)
 
 

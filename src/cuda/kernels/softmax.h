@@ -39,6 +39,7 @@ template <class R> struct RowState {
     i64 own;            // class, IGNORED or INVALID; dense: 0
     double weight;      // of the loss
     double upstream;    // of the gradient
+    Both<double> last;  // what finished results are multiplied by: 1, or what put_last() took out of these
     double loss, slope; // the results; slope is of the whole row
     double own_grad;    // at `own`
 
@@ -47,6 +48,15 @@ template <class R> struct RowState {
         peak.k = from_lane<GROUP>(other.peak.k, lane);
     }
 };
+
+// Takes what is not finite (the reciprocal of a normalizer of 0) out of a coefficient: as a factor of each term it would
+// leave infinities of both signs to be added up, where the sum of the terms times it has a sign.
+FOCAL_LOSS_DEVICE double put_last(double &coefficient) {
+    const double given = coefficient;
+    if (magnitude(given) <= Real<double>::MAX) return 1.0;
+    coefficient = 1.0;
+    return given;
+}
 
 template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_problem &p) {
     typedef typename Storage<S>::Arithmetic R;
@@ -126,13 +136,15 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
         // Unreduced, the weight has the normalizer in it already.
         mine.upstream = p.reduced ? factor.grad : 1.0;
         if (p.grad_loss.address && !p.reduced) mine.upstream = load<S>(p.grad_loss.address, at.grad_loss);
+        mine.last.loss = put_last(mine.weight);
+        mine.last.grad = mine.last.loss * put_last(mine.upstream);
         if (!dense) {
             mine.own = label(p, class_index(p, at.targets));
             if (mine.own >= 0) {
                 const Term result = term(mine, logit(at, mine.own), mine.own, alpha(mine.own) * mine.weight);
-                mine.loss = result.loss;
+                mine.loss = result.loss * mine.last.loss;
                 mine.slope = result.slope * mine.upstream;
-                mine.own_grad = -mine.slope * result.others;
+                mine.own_grad = -mine.slope * result.others * mine.last.grad;
             } else if (mine.own == INVALID) {
                 mine.loss = mine.slope = mine.own_grad = not_a_number<double>();
             }
@@ -146,6 +158,7 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
             state.own = from_lane<GROUP>(mine.own, r);
             state.slope = from_lane<GROUP>(mine.slope, r);
             state.own_grad = from_lane<GROUP>(mine.own_grad, r);
+            state.last.grad = from_lane<GROUP>(mine.last.grad, r);
             if (dense) {
                 state.row.rest = {from_lane<GROUP>(mine.row.rest.high, r), from_lane<GROUP>(mine.row.rest.low, r)};
                 state.row.log_sum = {from_lane<GROUP>(mine.row.log_sum.high, r), from_lane<GROUP>(mine.row.log_sum.low, r)};
@@ -170,7 +183,7 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
                 slope = group_sum<GROUP>(slope);
                 if (r == lane) {
                     // Zero, or NaN where the row's sum is.
-                    mine.loss = loss + 0.0 / state.row.sum;
+                    mine.loss = (loss + 0.0 / state.row.sum) * mine.last.loss;
                     mine.slope = slope;
                 }
             }
@@ -186,7 +199,7 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
         for (int r = 0; r < count; ++r) {
             const RowOffsets here = RowOffsets::of(p, first + r);
             const RowState<R> state = told(r);
-            const R scale = (R)(state.slope / state.row.sum);
+            const R scale = (R)(state.slope * state.last.grad / state.row.sum);
             for (i64 k = lane; k < p.classes; k += GROUP) {
                 const R x = logit(here, k);
                 Pair<R> d = shift(x, state.peak.max);
@@ -197,7 +210,7 @@ template <class S, int GROUP> FOCAL_LOSS_DEVICE void softmax(const focal_loss_pr
                     if (t != (R)0) {
                         const Term result = term(state, x, k, (double)t * alpha(k) * state.weight);
                         const double q = result.slope * state.upstream;
-                        grad = (R)(result.own * (state.slope - q) - q * result.others);
+                        grad = (R)((result.own * (state.slope - q) - q * result.others) * state.last.grad);
                     }
                 } else if (state.own < 0) {
                     grad = state.own == IGNORED ? (R)0 : not_a_number<R>();
