@@ -25,6 +25,7 @@ pub mod math;
 pub mod options;
 mod ort;
 mod problem;
+mod reserve;
 mod tensor;
 
 pub use api::{Element, Inputs, Targets, backward, backward_into, forward, forward_backward};

@@ -41,12 +41,17 @@ impl Executor for Rayon {
                 body(index);
             }
         };
-        rayon::scope(|scope| {
-            for _ in 1..threads.min(count) {
-                scope.spawn(|_| float_control::with_defaults(work));
-            }
-            work();
-        });
+        on_each(threads.min(count), &work);
+    }
+}
+
+/// Offers `work` to that many threads. Halving, and not a `scope` with a task for each: those are allocated.
+fn on_each(threads: usize, work: &(impl Fn() + Sync)) {
+    match threads {
+        0 | 1 => float_control::with_defaults(work),
+        _ => {
+            rayon::join(|| on_each(threads - threads / 2, work), || on_each(threads / 2, work));
+        }
     }
 }
 

@@ -201,7 +201,7 @@ impl Driver {
             Code::OUT_OF_MEMORY => ErrorKind::OutOfMemory,
             _ => ErrorKind::Cuda,
         };
-        Err(Error::new(kind, format!("{function}: {}", self.describe(code))))
+        Err(Error::new(kind, format_args!("{function}: {}", self.describe(code))))
     }
 
     /// Such as "CUDA_ERROR_NO_DEVICE (no CUDA-capable device is detected)".
