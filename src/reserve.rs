@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 static GLOBAL: Allocator = Allocator;
 
 /// What is handed out at a time; also the largest alignment.
-const UNIT: usize = 512;
+const UNIT: usize = 1024;
 /// Units that share a word of the map. No allocation reaches from one word's into the next's.
 const UNITS: usize = u64::BITS as usize;
-const WORDS: usize = 64;
+const WORDS: usize = 32;
 
-#[repr(align(512))]
+#[repr(align(1024))]
 struct Memory(UnsafeCell<MaybeUninit<[u8; UNIT * UNITS * WORDS]>>);
 
 // SAFETY: each unit belongs to whoever set its bit in `TAKEN`.
