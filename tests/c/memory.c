@@ -6,8 +6,6 @@
  * the calling thread, as in pthread_create. What the C library and the loader need for a thread that has started is not
  * among them: they end the process by themselves. */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <link.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -22,60 +20,7 @@ int main(void) {
 }
 #else
 
-extern void *__libc_malloc(size_t size);
-extern void *__libc_calloc(size_t count, size_t size);
-extern void *__libc_realloc(void *place, size_t size);
-extern void *__libc_memalign(size_t alignment, size_t size);
-
-typedef enum { OFF, COUNT, ONE, ALL_FROM } mode_kind;
-static mode_kind mode = OFF;
-static long failing;            /* the number of the allocation that fails, from 1 on */
-static long asked, failed;      /* allocations of the library's, and those of them that failed */
-static uintptr_t code[2];       /* where the library is */
-static __thread int in_call = 0;
-
-/* Whether an allocation that returns to `to` must fail. */
-static int fails(const void *to) {
-    uintptr_t address = (uintptr_t)to;
-    mode_kind now = __atomic_load_n(&mode, __ATOMIC_SEQ_CST);
-    long number;
-    if (now == OFF || !(in_call || (code[0] <= address && address < code[1]))) return 0;
-    number = __atomic_add_fetch(&asked, 1, __ATOMIC_SEQ_CST);
-    if (now == COUNT || (now == ONE ? number != failing : number < failing)) return 0;
-    __atomic_add_fetch(&failed, 1, __ATOMIC_SEQ_CST);
-    errno = ENOMEM;
-    return 1;
-}
-
-void *malloc(size_t size) { return fails(__builtin_return_address(0)) ? NULL : __libc_malloc(size); }
-void *calloc(size_t count, size_t size) {
-    return fails(__builtin_return_address(0)) ? NULL : __libc_calloc(count, size);
-}
-void *realloc(void *place, size_t size) {
-    return fails(__builtin_return_address(0)) ? NULL : __libc_realloc(place, size);
-}
-void *aligned_alloc(size_t alignment, size_t size) {
-    return fails(__builtin_return_address(0)) ? NULL : __libc_memalign(alignment, size);
-}
-int posix_memalign(void **place, size_t alignment, size_t size) {
-    void *got = fails(__builtin_return_address(0)) ? NULL : __libc_memalign(alignment, size);
-    if (got != NULL) *place = got;
-    return got == NULL ? ENOMEM : 0;
-}
-
-static int find_library(struct dl_phdr_info *info, size_t size, void *unused) {
-    int i;
-    (void)size, (void)unused;
-    if (strstr(info->dlpi_name, "libfocal_loss.so") == NULL) return 0;
-    for (i = 0; i < info->dlpi_phnum; i++) {
-        const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
-        if (segment->p_type == PT_LOAD && (segment->p_flags & PF_X)) {
-            code[0] = info->dlpi_addr + segment->p_vaddr;
-            code[1] = code[0] + segment->p_memsz;
-        }
-    }
-    return 1;
-}
+#include "failing.h"
 
 /* Three chunks of work. */
 enum { N = 1024, K = 80, BYTES = N * K * 8 };
@@ -274,7 +219,7 @@ int main(void) {
     long first_alone = 0, first = 0, later = 0, errors = 0;
     /* The same on every machine, and the one variable of the library's is read, which takes memory. */
     CHECK(setenv("RAYON_NUM_THREADS", "4", 1) == 0 && setenv("FOCAL_LOSS_MAX_ISA", "avx512", 1) == 0);
-    CHECK(dl_iterate_phdr(find_library, NULL) == 1 && code[0] != 0);
+    CHECK(find());
     expected = mmap(NULL, 2 * sizeof *expected, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK((void *)expected != MAP_FAILED);
     got = expected + 1;
