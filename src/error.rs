@@ -34,9 +34,13 @@ impl Error {
     /// Where there is no memory for the sentence, that is the error.
     pub(crate) fn new(kind: ErrorKind, message: fmt::Arguments) -> Self {
         match message.as_str() {
-            Some(message) => Self { kind, message: message.into() },
+            Some(message) => Self::fixed(kind, message),
             None => text(message).map_or_else(Self::from, |message| Self { kind, message: message.into() }),
         }
+    }
+
+    const fn fixed(kind: ErrorKind, message: &'static str) -> Self {
+        Self { kind, message: Cow::Borrowed(message) }
     }
 
     /// What kind of failure it was.
@@ -53,7 +57,7 @@ impl Error {
 /// What every fallible allocation says.
 impl From<TryReserveError> for Error {
     fn from(_: TryReserveError) -> Self {
-        Self { kind: ErrorKind::OutOfMemory, message: "memory could not be had".into() }
+        Self::fixed(ErrorKind::OutOfMemory, "memory could not be had")
     }
 }
 

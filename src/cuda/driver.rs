@@ -163,7 +163,15 @@ impl Driver {
     /// This process's driver.
     pub fn get() -> Result<&'static Self> {
         static DRIVER: OnceLock<Result<Driver>> = OnceLock::new();
-        DRIVER.get_or_init(Self::load).as_ref().map_err(Clone::clone)
+        if DRIVER.get().is_none() {
+            match Self::load() {
+                // Not for ever.
+                Err(error) if error.kind() == ErrorKind::OutOfMemory => return Err(error),
+                // Another thread's is as good.
+                loaded => drop(DRIVER.set(loaded)),
+            }
+        }
+        DRIVER.wait().as_ref().map_err(Clone::clone)
     }
 
     fn load() -> Result<Self> {
