@@ -254,8 +254,8 @@ int main(void) {
         long n;
         CHECK(setenv("RAYON_NUM_THREADS", "128", 1) == 0);
         expect(&wide);
-        /* The reserve carries a pool of many threads, or the call does without. */
-        for (n = 1; n < 2000; n += 97) in_child(&wide, 0, 2, ALL_FROM, n);
+        /* A pool that lives in the reserve as a whole, or the call does without. */
+        for (n = 2; n < 2000; n += 97) in_child(&wide, 0, 2, ALL_FROM, n);
     }
     printf("    %ld allocations failed in %ld processes, %ld calls answered OUT_OF_MEMORY; first call: %ld allocations on one "
            "thread, %ld with a pool\n",
