@@ -125,7 +125,8 @@ enum focal_loss_status
      */
     FOCAL_LOSS_STATUS_UNSUPPORTED = 2,
     /**
-     * Memory could not be had.
+     * Memory could not be had, even for the message of another error. Nothing has been written; the same call succeeds
+     * once there is memory.
      */
     FOCAL_LOSS_STATUS_OUT_OF_MEMORY = 3,
     /**
@@ -463,7 +464,7 @@ extern "C" {
 
 /**
  * What was wrong in this thread's last call, as a sentence in UTF-8 that names the argument; the
- * empty string if that call succeeded. Never NULL. Valid until this thread's next call.
+ * empty string if that call succeeded. Never NULL. At most 2047 bytes, valid until this thread's next call.
  */
 const char *focal_loss_last_error_message(void);
 

@@ -128,7 +128,7 @@ pub fn backward<T: Element>(
     inputs: &Inputs<T>,
     grad_loss: Option<ArrayViewD<T>>,
 ) -> Result<ArrayD<T>> {
-    let mut grad = ArrayD::default(inputs.logits.raw_dim());
+    let mut grad = zeros(inputs.logits.shape())?;
     backward_into(options, inputs, grad_loss, grad.view_mut())?;
     Ok(grad)
 }
@@ -152,7 +152,7 @@ pub fn forward_backward<T: Element>(
     grad_loss: Option<ArrayViewD<T>>,
 ) -> Result<(ArrayD<T>, ArrayD<T>)> {
     let mut loss = empty_loss(options, inputs)?;
-    let mut grad = ArrayD::default(inputs.logits.raw_dim());
+    let mut grad = zeros(inputs.logits.shape())?;
     let outputs = Outputs {
         loss: Some(output("loss", &mut loss.view_mut())?),
         grad_logits: Some(output("grad_logits", &mut grad.view_mut())?),
@@ -168,5 +168,14 @@ fn empty_loss<T: Element>(options: &Options, inputs: &Inputs<T>) -> Result<Array
     if shape.len() > MAX_RANK {
         fail!(InvalidArgument, "logits: rank {} is above {MAX_RANK}", shape.len());
     }
-    Ok(ArrayD::default(IxDyn(&loss_shape(options, shape, axis))))
+    zeros(&loss_shape(options, shape, axis))
+}
+
+/// An output. Its size is the caller's, so a lack of memory is an error.
+fn zeros<T: Element>(shape: &[usize]) -> Result<ArrayD<T>> {
+    let count = shape.iter().product();
+    let mut values = Vec::new();
+    values.try_reserve_exact(count)?;
+    values.resize(count, T::default());
+    Ok(ArrayD::from_shape_vec(IxDyn(shape), values).expect("as many values as the shape has"))
 }

@@ -1,6 +1,7 @@
 //! Errors: a kind, which becomes the C status or the ONNX Runtime code, and a sentence.
 
 use std::borrow::Cow;
+use std::collections::TryReserveError;
 use std::fmt;
 
 /// What kind of failure it was; the numbers are the C statuses.
@@ -30,8 +31,16 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    pub(crate) fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into() }
+    /// Where there is no memory for the sentence, that is the error.
+    pub(crate) fn new(kind: ErrorKind, message: fmt::Arguments) -> Self {
+        match message.as_str() {
+            Some(message) => Self::fixed(kind, message),
+            None => text(message).map_or_else(Self::from, |message| Self { kind, message: message.into() }),
+        }
+    }
+
+    const fn fixed(kind: ErrorKind, message: &'static str) -> Self {
+        Self { kind, message: Cow::Borrowed(message) }
     }
 
     /// What kind of failure it was.
@@ -43,6 +52,42 @@ impl Error {
     pub fn message(&self) -> &str {
         &self.message
     }
+}
+
+/// What every fallible allocation says.
+impl From<TryReserveError> for Error {
+    fn from(_: TryReserveError) -> Self {
+        Self::fixed(ErrorKind::OutOfMemory, "memory could not be had")
+    }
+}
+
+/// What `format!` gives, if there is memory for it.
+pub(crate) fn text(arguments: fmt::Arguments) -> std::result::Result<String, TryReserveError> {
+    struct Fallible(std::result::Result<String, TryReserveError>);
+    impl fmt::Write for Fallible {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let Ok(written) = &mut self.0 else { return Err(fmt::Error) };
+            match written.try_reserve(text.len()) {
+                Ok(()) => written.push_str(text),
+                Err(error) => self.0 = Err(error),
+            }
+            Ok(())
+        }
+    }
+    let mut written = Fallible(Ok(String::new()));
+    // The one reason to fail is kept.
+    let _ = fmt::write(&mut written, arguments);
+    written.0
+}
+
+/// What `Box::new` gives, if there is memory for it.
+pub(crate) fn boxed<T>(value: T) -> std::result::Result<Box<T>, TryReserveError> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(1)?;
+    room.push(value);
+    let one = Box::into_raw(room.into_boxed_slice());
+    // SAFETY: a slice of one has the layout of what is in it.
+    Ok(unsafe { Box::from_raw(one.cast()) })
 }
 
 impl fmt::Display for Error {
@@ -57,13 +102,13 @@ impl std::error::Error for Error {}
 pub(crate) fn panicked(payload: &(dyn std::any::Any + Send)) -> Error {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let text = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message");
-    Error::new(ErrorKind::Internal, format!("internal error: {text}"))
+    Error::new(ErrorKind::Internal, format_args!("internal error: {text}"))
 }
 
 /// `Err` with a formatted sentence: `fail!(InvalidArgument, "gamma is {gamma}, ...")`.
 macro_rules! fail {
     ($kind:ident, $($message:tt)*) => {
-        return Err($crate::error::Error::new($crate::error::ErrorKind::$kind, format!($($message)*)))
+        return Err($crate::error::Error::new($crate::error::ErrorKind::$kind, format_args!($($message)*)))
     };
 }
 pub(crate) use fail;

@@ -12,6 +12,10 @@
 //! | `cuda` | the driver, kernels as PTX, launches |
 //! | [`api`] | the Rust API over `ndarray` views |
 //! | `capi`, `ort` | the only places that speak C |
+//! | `reserve` | the allocator, which has something left where the system has not |
+//!
+//! The allocator is for the processes of others. A Rust program with a global allocator of its own, or one that wants none
+//! chosen for it, depends on this crate with `default-features = false`.
 
 pub mod api;
 mod capi;
@@ -25,6 +29,8 @@ pub mod math;
 pub mod options;
 mod ort;
 mod problem;
+#[cfg_attr(not(feature = "reserve"), allow(dead_code))]
+mod reserve;
 mod tensor;
 
 pub use api::{Element, Inputs, Targets, backward, backward_into, forward, forward_backward};

@@ -1,6 +1,8 @@
 //! What the loss means: properties that tell focal loss from its imitations.
 
-use focal_loss::{Activation, Inputs, Normalization, Options, Reduction, Targets, backward, forward, forward_backward};
+use focal_loss::{
+    Activation, ErrorKind, Inputs, Normalization, Options, Reduction, Targets, backward, forward, forward_backward,
+};
 use ndarray::{ArrayD, Axis, Dimension, IxDyn, arr1, arr2};
 
 fn sum(options: Options) -> Options {
@@ -231,6 +233,23 @@ fn empty_inputs_give_zero() {
     let inputs = Inputs::new(logits.view(), Targets::I64(targets.view()));
     let (loss, grad) = forward_backward(&options, &inputs, None).unwrap();
     assert_eq!((loss.sum(), grad.sum()), (0.0, 0.0));
+}
+
+#[test]
+fn an_output_that_no_memory_holds_is_an_error() {
+    let (logit, target) = (ArrayD::from_elem(IxDyn(&[1, 1]), 0.5f32), ArrayD::from_elem(IxDyn(&[1]), 0i64));
+    let logits = logit.broadcast(IxDyn(&[1 << 46, 1])).unwrap();
+    let targets = target.broadcast(IxDyn(&[1 << 46])).unwrap();
+    let inputs = Inputs::new(logits, Targets::I64(targets));
+    let unreduced = Options { reduction: Reduction::None, ..Options::default() };
+    let errors = [
+        forward(&unreduced, &inputs).unwrap_err(),
+        backward(&Options::default(), &inputs, None).unwrap_err(),
+        forward_backward(&unreduced, &inputs, None).unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!((error.kind(), error.message()), (ErrorKind::OutOfMemory, "memory could not be had"));
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub mod softmax_batch;
 pub mod softmax_loops;
 pub mod storage;
 pub mod targets;
+pub mod threads;
 pub mod walk;
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Class indices: read, checked, and spelled out as one mark for each logit.
 
+use std::fmt;
+
 use crate::error::{Error, ErrorKind};
 use crate::math::real::Real;
 use crate::problem::Problem;
@@ -12,6 +14,15 @@ use super::walk::{Run, Walk};
 
 /// The label of an ignored element; hard labels are 0 and 1.
 pub const IGNORED: i32 = -1;
+
+/// What a message adds about a special index, if there is one.
+struct Special(&'static str, Option<i64>);
+
+impl fmt::Display for Special {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.1.map_or(Ok(()), |index| write!(f, ", {} {index}", self.0))
+    }
+}
 
 /// What a class index means for its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,13 +94,11 @@ impl Indices {
     /// The error for an index that is none of a class, the background or ignored.
     pub fn out_of_range(&self, row: usize, value: i64) -> Error {
         let Self { classes, background, ignored, .. } = self;
-        let special = |name: &str, index: &Option<i64>| index.map_or(String::new(), |i| format!(", {name} {i}"));
-        let message = format!(
-            "targets: class index {value} at row {row} is outside [0, {classes}){}{}",
-            special("background_index", background),
-            special("ignore_index", ignored)
-        );
-        Error::new(ErrorKind::InvalidArgument, message)
+        let (background, ignored) = (Special("background_index", *background), Special("ignore_index", *ignored));
+        Error::new(
+            ErrorKind::InvalidArgument,
+            format_args!("targets: class index {value} at row {row} is outside [0, {classes}){background}{ignored}"),
+        )
     }
 
     /// Whether a dense run of indices says background throughout, as most of a detector's do.

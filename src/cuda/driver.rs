@@ -163,7 +163,15 @@ impl Driver {
     /// This process's driver.
     pub fn get() -> Result<&'static Self> {
         static DRIVER: OnceLock<Result<Driver>> = OnceLock::new();
-        DRIVER.get_or_init(Self::load).as_ref().map_err(Clone::clone)
+        if DRIVER.get().is_none() {
+            match Self::load() {
+                // Not for ever.
+                Err(error) if error.kind() == ErrorKind::OutOfMemory => return Err(error),
+                // Another thread's is as good.
+                loaded => drop(DRIVER.set(loaded)),
+            }
+        }
+        DRIVER.wait().as_ref().map_err(Clone::clone)
     }
 
     fn load() -> Result<Self> {
@@ -201,7 +209,7 @@ impl Driver {
             Code::OUT_OF_MEMORY => ErrorKind::OutOfMemory,
             _ => ErrorKind::Cuda,
         };
-        Err(Error::new(kind, format!("{function}: {}", self.describe(code))))
+        Err(Error::new(kind, format_args!("{function}: {}", self.describe(code))))
     }
 
     /// Such as "CUDA_ERROR_NO_DEVICE (no CUDA-capable device is detected)".

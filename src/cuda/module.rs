@@ -75,7 +75,7 @@ fn load_module(driver: &Driver, ptx: &str) -> Result<Module> {
         let log = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
         match log.trim() {
             "" => error,
-            log => Error::new(error.kind(), format!("{}: {log}", error.message())),
+            log => Error::new(error.kind(), format_args!("{}: {log}", error.message())),
         }
     })?;
     Ok(module)

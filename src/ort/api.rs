@@ -1,12 +1,13 @@
 //! The host's function table. Only entries of version 17 are used, each read through the raw pointer:
 //! a reference to the whole table would claim more of it than an older host has.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ort_sys::{OrtApi, OrtErrorCode, OrtStatusPtr};
 
-use crate::error::{Error, ErrorKind, Result, panicked};
+use crate::error::{Error, ErrorKind, Result, panicked, text};
 
 /// A host's table of at least version 17.
 #[derive(Clone, Copy)]
@@ -43,12 +44,12 @@ impl Api {
             return Ok(());
         }
         // SAFETY: a status of this host's, released once, after its message was copied.
-        let message = unsafe {
-            let message = CStr::from_ptr(((*self.0).GetErrorMessage)(status.0)).to_string_lossy().into_owned();
+        unsafe {
+            let message = Lossy(CStr::from_ptr(((*self.0).GetErrorMessage)(status.0)).to_bytes());
+            let error = Error::new(ErrorKind::Internal, format_args!("{message}"));
             ((*self.0).ReleaseStatus)(status.0);
-            message
-        };
-        Err(Error::new(ErrorKind::Internal, message))
+            Err(error)
+        }
     }
 
     /// Runs the body of an entry that the host calls; an error or a panic becomes a status whose message
@@ -60,16 +61,32 @@ impl Api {
         }
     }
 
-    fn status(self, name: &str, error: &Error) -> OrtStatusPtr {
+    pub fn status(self, name: &str, error: &Error) -> OrtStatusPtr {
         let code = match error.kind() {
             ErrorKind::InvalidArgument => OrtErrorCode::ORT_INVALID_ARGUMENT,
             ErrorKind::Unsupported => OrtErrorCode::ORT_NOT_IMPLEMENTED,
             ErrorKind::Cuda => OrtErrorCode::ORT_EP_FAIL,
             ErrorKind::OutOfMemory | ErrorKind::Internal => OrtErrorCode::ORT_RUNTIME_EXCEPTION,
         };
-        let message = format!("{name}: {}", error.message()).replace('\0', "?");
-        let message = CString::new(message).unwrap_or_default();
+        let written = text(format_args!("{name}: {}\0", error.message()));
+        let mut bytes = written.map_or(Vec::new(), String::into_bytes);
+        // Only the last one ends the text; others can only come from a name that somebody chose.
+        let length = bytes.len().saturating_sub(1);
+        bytes[..length].iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b'?');
+        let message = CStr::from_bytes_with_nul(&bytes).unwrap_or(c"focal_loss: memory could not be had");
         // SAFETY: the host copies the message.
         unsafe { ((*self.0).CreateStatus)(code, message.as_ptr()) }
+    }
+}
+
+/// Bytes that should be UTF-8.
+pub struct Lossy<'a>(pub &'a [u8]);
+
+impl fmt::Display for Lossy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.utf8_chunks().try_for_each(|chunk| {
+            f.write_str(chunk.valid())?;
+            f.write_str(if chunk.invalid().is_empty() { "" } else { "\u{FFFD}" })
+        })
     }
 }

@@ -1,14 +1,15 @@
 //! A node's attributes, as the operators' specification has them, turned into [`Options`].
 
 use std::ffi::{CStr, c_char};
+use std::fmt;
 
 use ort_sys::OrtKernelInfo;
 
-use crate::error::{Result, fail};
+use crate::error::{Error, ErrorKind, Result, fail, text};
 use crate::options::{Activation, Normalization, Options, Reduction};
 use crate::tensor::{MAX_RANK, Shape};
 
-use super::api::{Api, call};
+use super::api::{Api, Lossy, call};
 
 pub const REDUCTIONS: [(&str, Reduction); 3] =
     [("none", Reduction::None), ("sum", Reduction::Sum), ("mean", Reduction::Mean)];
@@ -21,13 +22,22 @@ const NORMALIZATIONS: [(&str, Normalization); 4] = [
 ];
 
 /// The attribute, if any, that says `name`; an error names those that are allowed.
-fn one_of<T: Copy>(attribute: &str, name: &str, allowed: &[(&str, T)]) -> Result<T> {
+fn one_of<T: Copy>(attribute: &str, name: &str, allowed: &[(&'static str, T)]) -> Result<T> {
     match allowed.iter().find(|(known, _)| *known == name) {
         Some((_, value)) => Ok(*value),
-        None => {
-            let names: Vec<_> = allowed.iter().map(|(known, _)| format!("\"{known}\"")).collect();
-            fail!(InvalidArgument, "attribute {attribute} is \"{name}\", but must be one of {}", names.join(", "))
-        }
+        None => fail!(InvalidArgument, "attribute {attribute} is \"{name}\", but must be one of {}", Names(allowed)),
+    }
+}
+
+/// The names of a table, for a message.
+struct Names<'a, T>(&'a [(&'static str, T)]);
+
+impl<T> fmt::Display for Names<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, (name, _))| {
+            f.write_str(if index == 0 { "" } else { ", " })?;
+            write!(f, "\"{name}\"")
+        })
     }
 }
 
@@ -117,7 +127,7 @@ impl Node {
         if unsafe { call!(self.api, KernelInfoGetAttribute_int64, self.info, name.as_ptr(), &mut value) }.is_ok() {
             return Ok(Some(value as f64));
         }
-        self.absent(missing.message(), name, "a float")
+        self.absent(missing, name, "a float")
     }
 
     fn integer(&self, name: &CStr) -> Result<Option<i64>> {
@@ -125,7 +135,7 @@ impl Node {
         // SAFETY: the host writes one integer.
         match unsafe { call!(self.api, KernelInfoGetAttribute_int64, self.info, name.as_ptr(), &mut value) } {
             Ok(()) => Ok(Some(value)),
-            Err(missing) => self.absent(missing.message(), name, "an int"),
+            Err(missing) => self.absent(missing, name, "an int"),
         }
     }
 
@@ -136,13 +146,17 @@ impl Node {
         });
         match text {
             Ok(text) => Ok(Some(text)),
-            Err(missing) => self.absent(missing.message(), name, "a string"),
+            Err(missing) => self.absent(missing, name, "a string"),
         }
     }
 
     /// An attribute that could not be read as `expected`: `None` if it is not there, an error if it is of another
     /// type. The host says which in words alone; should they ever change, trying the other types decides.
-    fn absent<T>(&self, message: &str, name: &CStr, expected: &str) -> Result<Option<T>> {
+    fn absent<T>(&self, missing: Error, name: &CStr, expected: &str) -> Result<Option<T>> {
+        if missing.kind() == ErrorKind::OutOfMemory {
+            return Err(missing);
+        }
+        let message = missing.message();
         let Self { api, info } = *self;
         let (mut float, mut integer, mut sizes) = (0f32, 0i64, [0usize; 3]);
         let [text, floats, integers] = &mut sizes;
@@ -159,16 +173,18 @@ impl Node {
         if message.contains("No attribute with name") || !(message.contains("type don't match") || of_another_type()) {
             return Ok(None);
         }
-        fail!(InvalidArgument, "attribute {} is not {expected} ({message})", name.to_string_lossy())
+        fail!(InvalidArgument, "attribute {} is not {expected} ({message})", Lossy(name.to_bytes()))
     }
 
     /// Asks for the size, then for the text, which ends with a NUL.
     fn text(&self, read: impl Fn(*mut c_char, *mut usize) -> Result<()>) -> Result<String> {
         let mut size = 0usize;
         read(std::ptr::null_mut(), &mut size)?;
-        let mut buffer = vec![0u8; size];
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(size)?;
+        buffer.resize(size, 0u8);
         read(buffer.as_mut_ptr().cast(), &mut size)?;
-        let text = buffer.split(|&byte| byte == 0).next().unwrap_or_default();
-        Ok(String::from_utf8_lossy(text).into_owned())
+        let bytes = buffer.split(|&byte| byte == 0).next().unwrap_or_default();
+        Ok(text(format_args!("{}", Lossy(bytes)))?)
     }
 }

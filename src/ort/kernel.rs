@@ -3,12 +3,12 @@
 use ort_sys::{OrtKernelContext, OrtKernelInfo, OrtStatusPtr, OrtValue};
 
 use crate::cuda::{self, Stream};
-use crate::error::{Result, fail};
+use crate::error::{Result, boxed, fail, text};
 use crate::options::Options;
 use crate::problem::{Inputs, Outputs, Problem, loss_shape, resolve_axis};
 use crate::tensor::{DType, Device, MAX_RANK, Shape, Tensor, row_major};
 
-use super::api::call;
+use super::api::{Lossy, call};
 use super::attributes::Node;
 use super::executor::SessionPool;
 use super::operator::{INPUTS, LOGITS, Operator, TARGETS};
@@ -35,7 +35,11 @@ impl Kernel {
         let api = operator.api;
         // SAFETY: the info is valid during this call.
         let node = unsafe { Node::new(api, info) };
-        let name = format!("{} node '{}'", operator.kind.name.to_string_lossy(), node.name());
+        let name = text(format_args!("{} node '{}'", Lossy(operator.kind.name.to_bytes()), node.name()));
+        let name = match name {
+            Ok(name) => name,
+            Err(error) => return api.status("focal_loss", &error.into()),
+        };
         api.guard(&name, || {
             let options = node.options(operator.kind.activation)?;
             check_known_shapes(operator, &node, &options)?;
@@ -43,7 +47,7 @@ impl Kernel {
                 // Compiles the kernels now rather than in the first run; without a driver, an error that says so.
                 cuda::prepare()?;
             }
-            let made = Box::new(Self { operator, options, name: name.clone() });
+            let made = boxed(Self { operator, options, name: text(format_args!("{name}"))? })?;
             // SAFETY: the host's place for the kernel.
             unsafe { *kernel = Box::into_raw(made) };
             Ok(())

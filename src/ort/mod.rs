@@ -110,10 +110,12 @@ fn domain(api: Api, version: &CStr) -> Result<*mut OrtCustomOpDomain> {
     if let Some(host) = hosts.iter().find(|host| host.api == api.table()) {
         return Ok(host.domain);
     }
+    // All memory first: nothing of the host's is left behind for want of it.
+    hosts.try_reserve(1)?;
+    let operators: &'static [Operator] = Vec::leak(operator::all(api, infers_shapes_safely(version))?);
     let mut domain = std::ptr::null_mut();
     // SAFETY: the host copies the name and fills in the domain.
     unsafe { call!(api, CreateCustomOpDomain, DOMAIN.as_ptr(), &mut domain)? };
-    let operators: &'static [Operator] = Vec::leak(operator::all(api, infers_shapes_safely(version)));
     for operator in operators {
         // SAFETY: the operator lives for ever, as the host requires.
         unsafe { call!(api, CustomOpDomain_Add, domain, operator.as_ort())? };
@@ -124,8 +126,7 @@ fn domain(api: Api, version: &CStr) -> Result<*mut OrtCustomOpDomain> {
 
 /// Before 1.24, a node with an empty optional input crashes the host on its way to the inference function.
 fn infers_shapes_safely(version: &CStr) -> bool {
-    let text = version.to_string_lossy();
-    let mut numbers = text.split('.').map_while(|part| part.parse::<u32>().ok());
+    let mut numbers = version.to_str().unwrap_or_default().split('.').map_while(|part| part.parse::<u32>().ok());
     (numbers.next(), numbers.next()) >= (Some(1), Some(24))
 }
 

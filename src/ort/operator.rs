@@ -10,6 +10,7 @@ use ort_sys::{
     OrtKernelInfo, OrtMemType, OrtShapeInferContext, OrtStatusPtr,
 };
 
+use crate::error::Result;
 use crate::options::Activation;
 use crate::tensor::DType;
 
@@ -66,8 +67,9 @@ unsafe impl Send for Operator {}
 unsafe impl Sync for Operator {}
 
 /// All operators for a host; `infer_shapes` where it can be told shapes safely.
-pub fn all(api: Api, infer_shapes: bool) -> Vec<Operator> {
+pub fn all(api: Api, infer_shapes: bool) -> Result<Vec<Operator>> {
     let mut operators = Vec::new();
+    operators.try_reserve_exact(PROVIDERS.len() * KINDS.len() * FLOATS.len() * (1 + INDICES.len()))?;
     for (provider, cuda) in PROVIDERS {
         for kind in KINDS {
             for dtype in FLOATS {
@@ -77,7 +79,7 @@ pub fn all(api: Api, infer_shapes: bool) -> Vec<Operator> {
             }
         }
     }
-    operators
+    Ok(operators)
 }
 
 impl Operator {

@@ -1,6 +1,7 @@
 //! Output shapes, for hosts that can be told.
 
 use std::ffi::{CStr, c_char, c_void};
+use std::ops::Range;
 
 use ort_sys::{OrtOpAttr, OrtOpAttrType, OrtShapeInferContext, OrtTensorTypeAndShapeInfo};
 
@@ -35,17 +36,17 @@ pub unsafe fn infer(operator: &Operator, context: *mut OrtShapeInferContext) -> 
         // SAFETY: as above.
         return unsafe { call!(api, ShapeInferContext_SetOutputTypeShape, context, 0, info) };
     }
-    let mut kept: Vec<usize> = Vec::new();
+    let mut left_out = 0..rank;
     if !reduced {
         // SAFETY: as above.
         let axis = resolve_axis(unsafe { axis(api, context) }, rank)?;
-        kept = (0..rank).filter(|&i| i != axis).collect();
+        left_out = axis..axis + 1;
     }
     // SAFETY: as above.
-    unsafe { set_output(api, context, info, &kept, rank) }
+    unsafe { set_output(api, context, info, left_out, rank) }
 }
 
-/// The output has the logits' type and of their axes those in `kept`.
+/// The output has the logits' type and their axes, but for those that are left out.
 ///
 /// # Safety
 /// As for [`infer`]; `info` is the logits'.
@@ -53,7 +54,7 @@ unsafe fn set_output(
     api: Api,
     context: *mut OrtShapeInferContext,
     info: *mut OrtTensorTypeAndShapeInfo,
-    kept: &[usize],
+    left_out: Range<usize>,
     rank: usize,
 ) -> Result<()> {
     let mut sizes = [0i64; MAX_RANK];
@@ -66,11 +67,12 @@ unsafe fn set_output(
         call!(api, GetDimensions, info, sizes.as_mut_ptr(), rank)?;
         call!(api, GetSymbolicDimensions, info, symbols.as_mut_ptr(), rank)?;
         call!(api, GetTensorElementType, info, (&raw mut element_type).cast())?;
-        let sizes: Vec<i64> = kept.iter().map(|&axis| sizes[axis]).collect();
-        let mut symbols: Vec<*const c_char> = kept.iter().map(|&axis| symbols[axis]).collect();
+        sizes.copy_within(left_out.end..rank, left_out.start);
+        symbols.copy_within(left_out.end..rank, left_out.start);
+        let kept = rank - left_out.len();
         call!(api, CreateTensorTypeAndShapeInfo, &mut output)?;
-        let set = call!(api, SetDimensions, output, sizes.as_ptr(), sizes.len())
-            .and_then(|()| call!(api, SetSymbolicDimensions, output, symbols.as_mut_ptr(), symbols.len()))
+        let set = call!(api, SetDimensions, output, sizes.as_ptr(), kept)
+            .and_then(|()| call!(api, SetSymbolicDimensions, output, symbols.as_mut_ptr(), kept))
             .and_then(|()| call!(api, SetTensorElementType, output, *(&raw const element_type).cast()))
             .and_then(|()| call!(api, ShapeInferContext_SetOutputTypeShape, context, 0, output));
         ((*api.table()).ReleaseTensorTypeAndShapeInfo)(output);

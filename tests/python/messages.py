@@ -13,7 +13,7 @@ VARIES = "…"
 STRING = r'"((?:[^"\\]|\\.)*)"'
 
 # A variable that holds words of somewhere else: ONNX Runtime's own, or those that `Error` was given.
-FOREIGN = {("src/ort/api.rs", "message"), ("src/error.rs", "text"), ("src/error.rs", "message")}
+FOREIGN = {("src/error.rs", "text"), ("src/error.rs", "message")}
 
 
 def in_rust():
