@@ -79,6 +79,7 @@ test-python: build $(VENV)/.ready ## The C ABI through ctypes, the Python packag
 
 test-hosts: build ## The operators in ONNX Runtime 1.17.3, 1.23.2, 1.24.4 and the newest
 	$(PYTHON) tests/python/ort_matrix.py
+	HOSTS_WANTED=3 cargo test --release --test hosts -- --nocapture
 
 wheel: ## Build the Python package with the library in it: target/wheel
 	$(PYTHON) tests/python/wheel.py build
