@@ -247,8 +247,9 @@ fn one_library_serves_every_onnx_runtime_of_a_process() {
     fs::copy(paths.last().expect("`make test-rust` installs one"), &copy).expect("a copy");
     paths.push(copy);
 
-    // Each for itself, one after the other: where the system unloads one, the next may be in its place.
-    for path in paths.iter().chain(paths.iter().rev()) {
+    // Each for itself, one after the other, and each again at once: where the system has unloaded one, the next, which may
+    // be the same, can be in its place.
+    for path in paths.iter().chain(paths.iter().rev()).flat_map(|path| [path, path]) {
         let host = Host::load(path);
         exercise(&host, 1);
         let version = host.version.clone();
