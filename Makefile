@@ -11,6 +11,9 @@ TORCH_VENV := target/venv-torch
 PTX_VENV := target/venv-ptx
 BUNDLE_VENV := target/venv-bundle
 FUZZ_VENV := target/venv-fuzz
+# How long, and how often.
+export SOAK_SECONDS ?= 600
+export SOAK_CYCLES ?= 10000
 # Each fuzz target's share, and what carries them.
 FUZZ_SECONDS ?= 60
 NIGHTLY ?= nightly
@@ -31,7 +34,7 @@ DESTDIR ?=
 
 .PHONY: help build test demo notebook accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels
 .PHONY: install test-examples test-install abi deny licences msrv release
-.PHONY: fuzz sanitize fuzz-rust fuzz-python
+.PHONY: fuzz sanitize soak fuzz-rust fuzz-python
 .PHONY: test-wheel test-torch test-cuda wheel ptx bench bench-cuda bench-rust cuda-bundle clean
 
 help: ## List the targets
@@ -76,6 +79,7 @@ test-python: build $(VENV)/.ready ## The C ABI through ctypes, the Python packag
 
 test-hosts: build ## The operators in ONNX Runtime 1.17.3, 1.23.2, 1.24.4 and the newest
 	$(PYTHON) tests/python/ort_matrix.py
+	HOSTS_WANTED=3 cargo test --release --test hosts -- --nocapture
 
 wheel: ## Build the Python package with the library in it: target/wheel
 	$(PYTHON) tests/python/wheel.py build
@@ -198,6 +202,10 @@ $(FUZZ_VENV)/.ready: fuzz/python/requirements.txt tests/python/requirements.txt 
 
 sanitize: build $(VENV)/.ready ## AddressSanitizer, UBSan, ThreadSanitizer, Valgrind and Miri (each where the machine has it)
 	NIGHTLY=$(NIGHTLY) PYTHON=$(CURDIR)/$(ENV_PYTHON) tests/sanitize/run.sh
+
+soak: build $(VENV)/.ready ## 64 threads through C and 16 runs in ONNX Runtime, SOAK_SECONDS (600); sessions and loads, SOAK_CYCLES (10000)
+	$(ENV_PYTHON) tests/soak/soak.py
+	$(ENV_PYTHON) tests/soak/cycles.py
 
 bench: build $(BENCH_VENV)/.ready ## Measure against memory, PyTorch, JAX and in ONNX Runtime; write docs/benchmarks.md
 	$(BENCH_VENV)/bin/python benches/peers.py

@@ -21,7 +21,7 @@ mod kernel;
 mod operator;
 mod shape;
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::sync::Mutex;
 
 use ort_sys::{OrtApi, OrtApiBase, OrtCustomOpDomain, OrtErrorCode, OrtSessionOptions, OrtStatusPtr};
@@ -35,12 +35,21 @@ const DOMAIN: &CStr = c"focal_loss";
 /// The newest API version that is asked for, and the oldest that serves: ONNX Runtime 1.17.
 const API_VERSION: u32 = 17;
 
-/// Marks session options that have the operators, since adding a domain twice is an error.
+/// Ours, for other copies of the library in the process.
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => unreachable!(),
+};
+
+/// Marks session options that have the operators, with our version, since adding a domain twice is an error. Another copy
+/// of the library in the process sees it too.
 const MARK: &CStr = c"focal_loss.registered";
 
 /// A host's domain; made once, and kept for the life of the process, since sessions share it.
 struct Host {
     api: *const OrtApi,
+    /// A host can be unloaded, and one of another version be loaded where it was.
+    version: CString,
     domain: *mut OrtCustomOpDomain,
 }
 
@@ -94,20 +103,38 @@ fn register(api: Api, options: *mut OrtSessionOptions, version: &CStr) -> Result
     // SAFETY: the host's session options, and a place for the answer.
     unsafe { call!(api, HasSessionConfigEntry, options, MARK.as_ptr(), &mut marked)? };
     if marked != 0 {
-        return Ok(());
+        return registered_by_this_version(api, options);
     }
     let domain = domain(api, version)?;
     // SAFETY: both are the host's.
     unsafe {
         call!(api, AddCustomOpDomain, options, domain)?;
-        call!(api, AddSessionConfigEntry, options, MARK.as_ptr(), c"1".as_ptr())
+        call!(api, AddSessionConfigEntry, options, MARK.as_ptr(), VERSION.as_ptr())
     }
+}
+
+/// What these options have must be what they are asked to have.
+fn registered_by_this_version(api: Api, options: *mut OrtSessionOptions) -> Result<()> {
+    let mut text = [0u8; 64];
+    let mut size = text.len();
+    // SAFETY: the host writes at most `size` bytes, and fails for a longer text.
+    unsafe { call!(api, GetSessionConfigEntry, options, MARK.as_ptr(), text.as_mut_ptr().cast(), &mut size)? };
+    let found = CStr::from_bytes_until_nul(&text).unwrap_or_default();
+    if found != VERSION {
+        fail!(
+            InvalidArgument,
+            "RegisterCustomOps: the session options have the operators of version {} of this library, and this is {}",
+            found.to_string_lossy(),
+            VERSION.to_string_lossy()
+        );
+    }
+    Ok(())
 }
 
 /// This host's domain with all operators.
 fn domain(api: Api, version: &CStr) -> Result<*mut OrtCustomOpDomain> {
     let Ok(mut hosts) = HOSTS.lock() else { fail!(Internal, "an earlier registration panicked") };
-    if let Some(host) = hosts.iter().find(|host| host.api == api.table()) {
+    if let Some(host) = hosts.iter().find(|host| host.api == api.table() && *host.version == *version) {
         return Ok(host.domain);
     }
     // All memory first: nothing of the host's is left behind for want of it.
@@ -120,7 +147,7 @@ fn domain(api: Api, version: &CStr) -> Result<*mut OrtCustomOpDomain> {
         // SAFETY: the operator lives for ever, as the host requires.
         unsafe { call!(api, CustomOpDomain_Add, domain, operator.as_ort())? };
     }
-    hosts.push(Host { api: api.table(), domain });
+    hosts.push(Host { api: api.table(), version: version.to_owned(), domain });
     Ok(domain)
 }
 
