@@ -32,7 +32,7 @@ PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 DESTDIR ?=
 
-.PHONY: help build test demo notebook accuracy lint format header test-rust test-c test-python test-hosts test-driver test-kernels
+.PHONY: help build test demo notebook accuracy lint format header test-rust test-c test-python test-hosts test-matrix test-driver test-kernels
 .PHONY: install test-examples test-install abi deny licences msrv release
 .PHONY: fuzz sanitize soak fuzz-rust fuzz-python
 .PHONY: test-wheel test-torch test-cuda wheel ptx bench bench-cuda bench-rust cuda-bundle clean
@@ -80,6 +80,9 @@ test-python: build $(VENV)/.ready ## The C ABI through ctypes, the Python packag
 test-hosts: build ## The operators in ONNX Runtime 1.17.3, 1.23.2, 1.24.4 and the newest
 	$(PYTHON) tests/python/ort_matrix.py
 	HOSTS_WANTED=3 cargo test --release --test hosts -- --nocapture
+
+test-matrix: build ## The operators in every minor release of ONNX Runtime from 1.17 on, optimisation off and all (an hour)
+	$(PYTHON) tests/python/ort_matrix.py all
 
 wheel: ## Build the Python package with the library in it: target/wheel
 	$(PYTHON) tests/python/wheel.py build

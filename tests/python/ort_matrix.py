@@ -2,15 +2,45 @@
 """Run the operators' tests in several versions of ONNX Runtime, each in an environment of its own under target/.
 
     python3 tests/python/ort_matrix.py [VERSION ...]     default: 1.17.3 1.23.2 1.24.4 newest
+    python3 tests/python/ort_matrix.py all               the newest patch of every minor release from 1.17 on
+                                                         that this Python can install, optimisation off and all
 """
 
+import os
 import pathlib
+import re
 import subprocess
 import sys
 import venv
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEFAULT = ["1.17.3", "1.23.2", "1.24.4", "newest"]
+OLDEST = (1, 17)
+
+
+def offered(python):
+    """The versions of ONNX Runtime that pip would install in this Python 3."""
+    command = [sys.executable, "-m", "pip", "index", "versions", "onnxruntime"]
+    command += ["--only-binary", ":all:", "--python-version", f"3.{python}"]
+    listed = subprocess.run(command, capture_output=True, text=True)
+    (line,) = re.findall("^Available versions: (.*)", listed.stdout, re.MULTILINE) or [""]
+    # Versions with letters are not releases.
+    return [tuple(map(int, name.split("."))) for name in line.split(", ") if re.fullmatch(r"\d+\.\d+\.\d+", name)]
+
+
+def every_minor():
+    """The newest patch of each minor release for this Python; says which are for other Pythons alone."""
+    own = sys.version_info.minor
+    newest = {version[:2]: version for version in sorted(offered(own)) if version >= OLDEST}
+    # A newer release may have left this Python behind.
+    anywhere = [version[:2] for python in range(own, own + 4) for version in offered(python)]
+    if not newest or not anywhere:
+        sys.exit("pip lists no version of ONNX Runtime: is the package index reachable?")
+    last = max(anywhere)
+    for minor in range(OLDEST[1], last[1] + 1):
+        if (OLDEST[0], minor) not in newest:
+            print(f"NOT RUN: ONNX Runtime {OLDEST[0]}.{minor} has no wheel for Python 3.{own} here", flush=True)
+    return [".".join(map(str, version)) for _, version in sorted(newest.items())]
 
 
 def environment(version):
@@ -30,19 +60,23 @@ def environment(version):
 
 
 def main(versions):
+    everything = versions == ["all"]
+    versions = every_minor() if everything else versions or DEFAULT
+    tests = sorted(str(path) for path in (ROOT / "tests/python").glob("test_ort_*.py"))
     failed = []
-    for version in versions or DEFAULT:
+    for version in versions:
         python = environment(version)
         found = subprocess.run(
             [python, "-c", "import onnxruntime; print(onnxruntime.__version__)"], check=True, capture_output=True, text=True
         ).stdout.strip()
-        print(f"ONNX Runtime {found}:", flush=True)
-        tests = sorted(str(path) for path in (ROOT / "tests/python").glob("test_ort_*.py"))
-        test = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-        if subprocess.run(test, cwd=ROOT).returncode:
-            failed.append(found)
+        for level in ("off", "all") if everything else ("all",):
+            print(f"ONNX Runtime {found}, graph optimisation {level}:", flush=True)
+            test = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+            if subprocess.run(test, cwd=ROOT, env={**os.environ, "FOCAL_LOSS_ORT_OPTIMIZATION": level}).returncode:
+                failed.append(f"{found} ({level})")
     if failed:
         sys.exit(f"failed in ONNX Runtime {', '.join(failed)}")
+    print(f"passed in {len(versions)} versions of ONNX Runtime")
 
 
 if __name__ == "__main__":

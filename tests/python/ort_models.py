@@ -15,15 +15,20 @@ from onnx import TensorProto, ValueInfoProto, helper
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 try:
-    from focal_loss_onnx import reference
+    from focal_loss_onnx import PortableFunctionError, add_functions, reference
 except ImportError:  # not installed: the checkout's
     sys.path.append(str(ROOT / "onnx/src"))
-    from focal_loss_onnx import reference
+    from focal_loss_onnx import PortableFunctionError, add_functions, reference
 
 HOST = tuple(int(part) for part in ort.__version__.split(".")[:2])
 DOMAIN = "focal_loss"
 LOSSES = ("SigmoidFocalLoss", "SoftmaxFocalLoss")
 OPERATORS = (*LOSSES, "SigmoidFocalLossGrad", "SoftmaxFocalLossGrad")
+#: What sessions do to a graph: ort_matrix.py runs the tests with either.
+OPTIMIZATION = {
+    "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}[os.environ.get("FOCAL_LOSS_ORT_OPTIMIZATION", "all")]
 OPTIONAL = ("class_alpha", "weight", "normalizer")
 
 #: Element types by name: ONNX's, the NumPy type that carries the values, and the error allowed, relative to the
@@ -98,6 +103,7 @@ def make_model(operator, dtype="float32", targets="int64", optional=(), shapes=N
 def session_options(threads=1, registrations=1):
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.graph_optimization_level = OPTIMIZATION
     options.intra_op_num_threads = threads
     for _ in range(registrations):
         options.register_custom_ops_library(library_path())

@@ -9,10 +9,12 @@ import threading
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 from ort_models import (
     HOST,
     LOSSES,
     OPERATORS,
+    OPTIONAL,
     activation,
     is_gradient,
     library_path,
@@ -30,6 +32,17 @@ def test_registering_twice():
     for operator in OPERATORS:
         feeds = make_feeds(operator)
         np.testing.assert_allclose(run(make_session(make_model(operator), options), feeds), oracle(operator, feeds), 1e-5)
+
+
+def test_registering_twice_after_others_have_registered():
+    """Options of one process that hold the library at once, each twice, and sessions that were made in between."""
+    model, feeds = make_model("SoftmaxFocalLoss"), make_feeds("SoftmaxFocalLoss")
+    first, second = session_options(), session_options()
+    sessions = [make_session(model, first)]
+    for options in (second, first):
+        options.register_custom_ops_library(library_path())
+        sessions += [make_session(model, options) for options in (first, second)]
+    assert len({run(session, feeds).tobytes() for session in sessions}) == 1
 
 
 def test_many_sessions_from_one_and_from_many_options():
@@ -172,6 +185,30 @@ def test_unknown_rank_infers_nothing_wrong(operator):
     session = make_session(make_model(operator, output=stated, reduction="none"))
     feeds = make_feeds(operator, rows=(2, 3))
     np.testing.assert_allclose(run(session, feeds), oracle(operator, feeds, reduction="none"), 1e-5, 1e-9)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_rank_that_only_the_run_knows(operator):
+    """Logits that a Reshape by an input makes: no inference of the host's can know their rank."""
+    model = make_model(operator, output=() if HOST < (1, 18) else None)
+    (node,) = model.graph.node
+    node.input[list(node.input).index("logits")] = "shaped"
+    model.graph.node.insert(0, helper.make_node("Reshape", ["logits", "shape"], ["shaped"]))
+    model.graph.input.append(helper.make_tensor_value_info("shape", TensorProto.INT64, ["rank"]))
+    session = make_session(model)
+    for rows in [(6,), (2, 3), (2, 1, 3)]:
+        feeds = make_feeds(operator, rows=rows)
+        flat = {**feeds, "logits": feeds["logits"].reshape(-1), "shape": np.array(feeds["logits"].shape)}
+        np.testing.assert_allclose(run(session, flat), oracle(operator, feeds), 1e-5, 1e-9)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_optional_inputs_may_be_named_empty_or_left_out(operator):
+    model, feeds = make_model(operator), make_feeds(operator)
+    expected = run(make_session(model), feeds)
+    for _ in OPTIONAL:
+        model.graph.node[0].input.append("")
+        np.testing.assert_array_equal(run(make_session(model), feeds), expected)
 
 
 def test_every_level_of_optimization():

@@ -78,7 +78,8 @@ def test_defaults(operator):
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_integers_stand_in_for_floats(operator):
     feeds = make_feeds(operator)
-    for alpha, gamma in [(1, 3), (0, 0), (-1, 1)]:
+    # An integer may be one that no float32 is.
+    for alpha, gamma in [(1, 3), (0, 0), (-1, 1), (-(2**63), 2**24 + 1), (1, 2**63 - 1)]:
         as_floats = run(make_session(make_model(operator, alpha=float(alpha), gamma=float(gamma))), feeds)
         as_integers = run(make_session(make_model(operator, alpha=alpha, gamma=gamma)), feeds)
         np.testing.assert_array_equal(as_integers, as_floats)
